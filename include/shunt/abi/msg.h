@@ -8,6 +8,15 @@
  * Conversation: HELLO up; WELCOME down; then the roster (RESET, ADD..., SYNC), each acknowledged
  * by generation with ROSTER_ACK; then WANT up / LINK_OPEN down / LINK_STATE up as pairs come and
  * go; BYE up when the module leaves. A new HELLO at any time starts over.
+ *
+ * The mailbox rings are never reset while the device is plugged: a driver that probes (first boot,
+ * reload, after a reset) adopts the indices it finds, like a restarted shuntd, and drops every down
+ * message before the WELCOME that carries its HELLO's generation. With HELLO all links the guest had
+ * are CLOSED by definition.
+ *
+ * A restarted shuntd may repeat WELCOME, the roster, LINK_OPEN and LINK_CLOSE: a LINK_OPEN for the
+ * (segment, epoch) that is open changes nothing but is answered with the LINK_STATE as it is; a
+ * LINK_CLOSE for one that is not open is answered with LINK_STATE CLOSED and the message's epoch.
  */
 #ifndef SHUNT_ABI_MSG_H
 #define SHUNT_ABI_MSG_H
@@ -217,7 +226,8 @@ struct shunt_abi_link_stats {
 	__u64 doorbells_rx;
 	__u64 polls;		/* times the poller found work without a doorbell */
 	__u64 stalls;
-	__u64 reserved[4];
+	__u64 tx_dropped;	/* forwarded frames dropped because too many were held */
+	__u64 reserved[3];
 };
 
 /* up */
