@@ -133,6 +133,9 @@ int shunt_consumer_arm(struct shunt_consumer *c);
 /* As arm, but to be woken only once @bytes more were published (anticipatory window). */
 int shunt_consumer_arm_after(struct shunt_consumer *c, __u64 bytes);
 
+/* Take back a wish to be woken: for a consumer that starts to poll. The next release/arm decides anew. */
+void shunt_consumer_disarm(struct shunt_consumer *c);
+
 /* Seal from either end; returns the final index (without the bit). */
 __u64 shunt_ring_seal(struct shunt_abi_ring *ctl);
 
