@@ -227,7 +227,8 @@ struct shunt_abi_link_stats {
 	__u64 polls;		/* times the poller found work without a doorbell */
 	__u64 stalls;
 	__u64 tx_dropped;	/* forwarded frames dropped because too many were held */
-	__u64 reserved[3];
+	__u64 rx_nomem;		/* received frames dropped for lack of memory */
+	__u64 reserved[2];
 };
 
 /* up */

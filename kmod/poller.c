@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The poller: spins on links that were just busy, so that the next frame needs no doorbell.
+ *
+ * DOC: Theory of operation
+ *
+ * One kernel thread in SCHED_IDLE: it runs only when the CPU has nothing else to do, and gives way
+ * at once (need_resched() ends a spin). While it spins on a link it holds the SCHED bit of the link's
+ * NAPI, so it owns link->rx like a NAPI poll does: a doorbell meanwhile only marks the poll as
+ * missed. When it finds work it hands the bit over to the softirq by __napi_schedule(); when it stops it arms
+ * the ring and completes NAPI, so a link is never left unarmed while nobody looks at it.
+ *
+ * napi_disable() waits for the SCHED bit; a spin ends when it sees that wait, so links can go.
+ *
+ * The window (spin_ns) is the time spent spinning without finding anything since the last
+ * activity. It doubles when the next frame comes soon after giving up (it would have paid) and halves
+ * when nothing came for long (it did not), between an eighth of shunt_spin_us and shunt_spin_max_us.
+ * shunt_spin_us=0 switches spinning off.
+ */
+#include <linux/kernel_stat.h>
+#include <linux/kthread.h>
+#include <linux/sched/clock.h>
+#include <uapi/linux/sched/types.h>
+
+#include "shunt.h"
+
+#define POLL_LINKS 8	/* links spun on at once; more take turns */
+
+static struct task_struct *poller;
+static DEFINE_SPINLOCK(hot_lock);
+static LIST_HEAD(hot_links);
+
+static u32 spin_max(void)
+{
+	return READ_ONCE(shunt_spin_max_us) * NSEC_PER_USEC;
+}
+
+static void adapt(struct shunt_link *link, u64 now)
+{
+	u32 base = READ_ONCE(shunt_spin_us) * NSEC_PER_USEC;
+
+	if (!link->spin_ns)
+		link->spin_ns = base;
+	if (link->spin_slept) {
+		if (now - link->spin_slept < spin_max())
+			link->spin_ns = min(link->spin_ns * 2, spin_max());
+		else
+			link->spin_ns = max(link->spin_ns / 2, base / 8);
+		link->spin_slept = 0;
+	}
+	link->spin_left = link->spin_ns;
+}
+
+/**
+ * shunt_poller_kick() - frames were received on @link: spin for more
+ * @link: owned by the calling NAPI poll
+ *
+ * Context: softirq, before napi_complete_done().
+ */
+void shunt_poller_kick(struct shunt_link *link)
+{
+	bool wake;
+
+	if (!READ_ONCE(shunt_spin_us))
+		return;
+	adapt(link, local_clock());
+	spin_lock(&hot_lock);
+	wake = list_empty(&hot_links);
+	if (list_empty(&link->hot))
+		list_add_tail(&link->hot, &hot_links);
+	spin_unlock(&hot_lock);
+	if (wake)
+		wake_up_process(poller);
+}
+
+/**
+ * shunt_poller_forget() - @link is about to go: take it off the list
+ * @link: its NAPI is disabled, so the poller does not own it
+ *
+ * Context: process.
+ */
+void shunt_poller_forget(struct shunt_link *link)
+{
+	spin_lock_bh(&hot_lock);
+	list_del_init(&link->hot);
+	spin_unlock_bh(&hot_lock);
+}
+
+/* Own up to POLL_LINKS hot links. Under hot_lock a link cannot be forgotten; its SCHED bit then keeps it. */
+static int collect(struct shunt_link **links)
+{
+	struct shunt_link *link, *next;
+	int n = 0;
+
+	spin_lock_bh(&hot_lock);
+	list_for_each_entry_safe(link, next, &hot_links, hot) {
+		if (n == POLL_LINKS)
+			break;
+		list_del_init(&link->hot);
+		if (napi_schedule_prep(&link->napi)) {
+			shunt_consumer_disarm(&link->rx);
+			links[n++] = link;
+		}
+		/* else a poll is under way or disabled: it kicks us again if it finds anything */
+	}
+	spin_unlock_bh(&hot_lock);
+	return n;
+}
+
+/* Frames to take, or held frames and the peer has consumed since the producer last looked. */
+static bool has_work(struct shunt_link *link)
+{
+	if (shunt_consumer_pending(&link->rx))
+		return true;
+	return !skb_queue_empty_lockless(&link->held) &&
+	       READ_ONCE(link->tx.ctl->cons) != READ_ONCE(link->tx.cons);
+}
+
+static u64 steal_now(void)
+{
+	return kcpustat_this_cpu->cpustat[CPUTIME_STEAL];
+}
+
+/* Stop owning @link: to the softirq if there is work, else armed and completed. */
+static void let_go(struct shunt_link *link, bool expired)
+{
+	if (has_work(link) || !shunt_consumer_arm(&link->rx)) {
+		if (!expired)
+			link->stats.polls++;
+		__napi_schedule(&link->napi);
+		return;
+	}
+	if (expired) {
+		link->spin_slept = local_clock();
+	} else {
+		spin_lock(&hot_lock);
+		list_add_tail(&link->hot, &hot_links);
+		spin_unlock(&hot_lock);
+	}
+	napi_complete_done(&link->napi, 0);
+}
+
+/*
+ * Spin on @links until one has work, its window ends, something else wants the CPU, or the
+ * hypervisor took the CPU away. Preemption is off: an unarmed ring must not wait for SCHED_IDLE to run.
+ */
+static void spin(struct shunt_link **links, int n)
+{
+	u64 start = local_clock(), steal = steal_now(), spent = 0;
+	u32 left = U32_MAX;
+	bool found = false;
+	int i;
+
+	for (i = 0; i < n; i++)
+		left = min(left, links[i]->spin_left);
+	while (!found && spent < left && !need_resched() && steal_now() == steal) {
+		for (i = 0; i < n; i++)
+			if (has_work(links[i]) || napi_disable_pending(&links[i]->napi))
+				found = true;
+		if (!found)
+			cpu_relax();
+		spent = local_clock() - start;
+	}
+	local_bh_disable();
+	for (i = 0; i < n; i++) {
+		struct shunt_link *link = links[i];
+
+		link->spin_left -= min_t(u64, spent, link->spin_left);
+		let_go(link, !link->spin_left);
+	}
+	local_bh_enable();	/* runs the softirq here and now */
+}
+
+static int poller_main(void *unused)
+{
+	struct shunt_link *links[POLL_LINKS];
+	int n;
+
+	while (!kthread_should_stop()) {
+		preempt_disable();
+		n = collect(links);
+		if (n)
+			spin(links, n);
+		preempt_enable();
+		if (n) {
+			cond_resched();
+			continue;
+		}
+		set_current_state(TASK_INTERRUPTIBLE);
+		if (list_empty(&hot_links) && !kthread_should_stop())
+			schedule();
+		__set_current_state(TASK_RUNNING);
+	}
+	return 0;
+}
+
+/**
+ * shunt_poller_start() - start the thread
+ *
+ * Returns 0 or a negative errno.
+ */
+int shunt_poller_start(void)
+{
+	static const struct sched_attr attr = {
+		.size = sizeof(attr),
+		.sched_policy = SCHED_IDLE,
+	};
+	struct task_struct *task = kthread_create(poller_main, NULL, "shunt-poll");
+
+	if (IS_ERR(task))
+		return PTR_ERR(task);
+	sched_setattr_nocheck(task, &attr);
+	poller = task;
+	wake_up_process(task);
+	return 0;
+}
+
+/**
+ * shunt_poller_stop() - stop the thread; every link is gone already
+ */
+void shunt_poller_stop(void)
+{
+	kthread_stop(poller);
+}

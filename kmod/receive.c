@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The receiving half of the packet path: from the ring up the stack, as if from the real NIC.
+ *
+ * Whoever holds the SCHED bit of link->napi owns link->rx: the NAPI poll below, or the poller while it
+ * spins. Nothing read from the ring is used before it was copied into the new skb and checked
+ * there; the peer may rewrite the ring at any time.
+ */
+#include <linux/etherdevice.h>
+#include <linux/virtio_net.h>
+
+#include "shunt.h"
+#include "trace.h"
+
+#define LINEAR_MAX 2048u	/* frames up to this are copied into one linear buffer */
+#define LINEAR_HEAD 256u	/* of larger ones, this much */
+#define RELEASE_BYTES 32768u	/* give space back at least this often, so that both ends overlap */
+
+static void stat_add(u64 *stat, u64 n)
+{
+	WRITE_ONCE(*stat, *stat + n);
+}
+
+static struct sk_buff *frame_copy(struct shunt_link *link, const void *frame, u32 len)
+{
+	struct sk_buff *skb;
+	u32 head;
+	int err;
+
+	if (len <= LINEAR_MAX) {
+		skb = napi_alloc_skb(&link->napi, len);
+		if (skb)
+			skb_put_data(skb, frame, len);
+		return skb;
+	}
+	head = LINEAR_HEAD;
+	skb = alloc_skb_with_frags(NET_SKB_PAD + NET_IP_ALIGN + head, len - head,
+				   PAGE_ALLOC_COSTLY_ORDER, &err, GFP_ATOMIC | __GFP_NOWARN);
+	if (!skb)
+		return NULL;
+	skb_reserve(skb, NET_SKB_PAD + NET_IP_ALIGN);
+	skb_put(skb, head);
+	skb->data_len = len - head;
+	skb->len += skb->data_len;
+	if (skb_store_bits(skb, 0, frame, len)) {
+		kfree_skb(skb);
+		return NULL;
+	}
+	return skb;
+}
+
+/* Checksum and segmentation metadata, by the kernel's own validation of the same structure. */
+static int frame_metadata(struct sk_buff *skb, const struct shunt_abi_pkt *pkt)
+{
+	struct virtio_net_hdr hdr = {
+		.flags = pkt->flags & SHUNT_ABI_PKT_NEEDS_CSUM ? VIRTIO_NET_HDR_F_NEEDS_CSUM : 0,
+		.gso_type = pkt->gso_type,
+		.hdr_len = (__force __virtio16)cpu_to_le16(pkt->hdr_len),
+		.gso_size = (__force __virtio16)cpu_to_le16(pkt->gso_size),
+		.csum_start = (__force __virtio16)cpu_to_le16(pkt->csum_start),
+		.csum_offset = (__force __virtio16)cpu_to_le16(pkt->csum_offset),
+	};
+
+	switch (pkt->gso_type & ~SHUNT_ABI_PKT_GSO_ECN) {
+	case SHUNT_ABI_PKT_GSO_NONE:
+	case SHUNT_ABI_PKT_GSO_TCPV4:
+	case SHUNT_ABI_PKT_GSO_TCPV6:
+		break;
+	default:
+		return -EINVAL;
+	}
+	return virtio_net_hdr_to_skb(skb, &hdr, true);
+}
+
+/*
+ * Is this a frame that this peer may send us? Returns the NIC it is for, or NULL.
+ * Source and destination are checked against what the host says, in the private copy.
+ */
+static struct shunt_nic *frame_nic(struct shunt_link *link, const struct sk_buff *skb)
+{
+	const struct ethhdr *eth = (const struct ethhdr *)skb->data;
+
+	if (eth->h_proto != htons(ETH_P_IP) && eth->h_proto != htons(ETH_P_IPV6))
+		return NULL;
+	if (!link->peer || !shunt_peer_owns(link->peer, eth->h_source))
+		return NULL;
+	return shunt_nic_lookup(eth->h_dest);
+}
+
+/* One record. False: it is malformed beyond refusing a frame, the peer is broken. */
+static bool receive_one(struct shunt_link *link, const void *rec, u32 len)
+{
+	struct shunt_abi_pkt pkt;
+	struct shunt_nic *nic;
+	struct sk_buff *skb;
+
+	if (len < sizeof(pkt) + ETH_HLEN || len > sizeof(pkt) + SHUNT_ABI_PKT_FRAME_MAX)
+		return false;
+	memcpy(&pkt, rec, sizeof(pkt));
+	len -= sizeof(pkt);
+	skb = frame_copy(link, rec + sizeof(pkt), len);
+	if (!skb) {
+		stat_add(&link->stats.rx_nomem, 1);
+		return true;
+	}
+	nic = frame_nic(link, skb);
+	if (!nic || !netif_running(nic->dev) || frame_metadata(skb, &pkt)) {
+		stat_add(&link->stats.rx_refused, 1);
+		trace_shunt_receive(link->dev->bdf, len, SHUNT_ABI_R_BROKEN_RECORD);
+		kfree_skb(skb);
+		return true;
+	}
+	skb->protocol = eth_type_trans(skb, nic->dev);
+	if (pkt.flags & SHUNT_ABI_PKT_DATA_VALID)
+		skb->ip_summed = CHECKSUM_UNNECESSARY;
+	stat_add(&link->stats.rx_frames, 1);
+	stat_add(&link->stats.rx_bytes, len);
+	trace_shunt_receive(link->dev->bdf, len, 0);
+	napi_gro_receive(&link->napi, skb);
+	return true;
+}
+
+static void release(struct shunt_link *link)
+{
+	if (shunt_consumer_release(&link->rx) == 1) {
+		stat_add(&link->stats.doorbells_tx, 1);
+		shunt_device_doorbell(link->dev, link->peer_member, link->vector);
+	}
+}
+
+/* Take up to @budget records; sets rx_broken when the peer broke the rules. */
+static int receive(struct shunt_link *link, int budget)
+{
+	u32 len, unreleased = 0;
+	const void *rec;
+	int work = 0, err = 0;
+
+	rcu_read_lock();
+	while (work < budget) {
+		err = shunt_rec_peek(&link->rx, &rec, &len);
+		if (err)
+			break;
+		if (!receive_one(link, rec, len)) {
+			WRITE_ONCE(link->rx_broken, SHUNT_ABI_R_BROKEN_RECORD);
+			break;
+		}
+		shunt_rec_consume(&link->rx);
+		work++;
+		unreleased += len;
+		if (unreleased >= RELEASE_BYTES) {
+			release(link);
+			unreleased = 0;
+		}
+	}
+	rcu_read_unlock();
+	if (unreleased)
+		release(link);
+	if (err == -EPROTO)
+		WRITE_ONCE(link->rx_broken, SHUNT_ABI_R_BROKEN_INDEX);
+	return work;
+}
+
+/**
+ * shunt_receive_poll() - NAPI poll of a link: held frames out, received frames up
+ * @napi: link->napi
+ * @budget: records at most
+ *
+ * Arms before completing: a doorbell in between finds NAPI still scheduled and marks it missed, so
+ * napi_complete_done() schedules it again and no wake-up is lost.
+ * Context: softirq.
+ */
+int shunt_receive_poll(struct napi_struct *napi, int budget)
+{
+	struct shunt_link *link = container_of(napi, struct shunt_link, napi);
+	int work;
+
+	shunt_transmit_drain(link);
+	if (unlikely(READ_ONCE(link->rx_broken))) {
+		napi_complete_done(napi, 0);
+		return 0;
+	}
+	work = receive(link, budget);
+	if (unlikely(READ_ONCE(link->rx_broken))) {
+		shunt_link_kick(link);
+		napi_complete_done(napi, min(work, budget - 1));
+		return min(work, budget - 1);
+	}
+	if (work == budget)
+		return budget;
+	if (READ_ONCE(link->state) == SHUNT_ABI_LINK_CLOSING)
+		shunt_link_kick(link);	/* empty: the close may be complete */
+	if (!shunt_consumer_arm(&link->rx))
+		return budget;	/* something came: stay scheduled */
+	if (work)
+		shunt_poller_kick(link);
+	napi_complete_done(napi, work);
+	return work;
+}
