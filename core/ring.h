@@ -30,8 +30,9 @@
  *
  * Moving. shunt_producer_move() announces that indices from now on live in another extent. The
  * consumer follows when it reaches that index, after its owner confirmed through @resolve that the
- * extent was granted. One move may be outstanding; the old extent is free once
- * shunt_producer_move_done().
+ * extent was granted. The old extent is free once shunt_producer_move_done(). A further move is
+ * possible once the consumer took something out of the new extent (only then has it surely read
+ * the announcement), or while nothing was published into it: an idle ring can be moved at will.
  *
  * Context: none of these functions sleeps or allocates; each half must be used by one thread
  * at a time (the owner locks). Errors are negative errno values.
@@ -52,6 +53,7 @@ struct shunt_producer {
 	__u64 cons;		/* last validated consumer index */
 	__u64 checked;		/* data_event was checked for everything below this index */
 	__u64 moves;
+	__u64 reserved;		/* bytes the caller may commit: what reserve() gave */
 	_Bool broken;
 	_Bool sealed;
 };
@@ -68,17 +70,24 @@ struct shunt_consumer {
 	__u64 move_pos;		/* pending move, if move_size != 0 */
 	const __u8 *move_base;
 	__u64 move_size;
+	__u64 peeked;		/* bytes consume() may take: what peek() showed, padding included */
 	/* says where a granted extent is mapped; negative errno: not granted -> broken */
 	int (*resolve)(void *ctx, __u64 off, __u64 size, const __u8 **ret_base);
 	void *resolve_ctx;
 	_Bool broken;
+	_Bool bad_record;	/* broken by a record; otherwise by an index or a move */
 	_Bool sealed;
 };
 
 /* @base/@size: the granted first extent. Both halves start at index 0 of a zeroed control block. */
 void shunt_producer_init(struct shunt_producer *p, struct shunt_abi_ring *ctl, void *base, __u64 size);
 void shunt_consumer_init(struct shunt_consumer *c, struct shunt_abi_ring *ctl, const void *base, __u64 size);
-/* As init, but take over a ring in use at the indices found there (a restarted shuntd). Validates; -EPROTO. */
+/*
+ * As init, but take over a ring in use at the indices found there (a restarted shuntd). @base/@size:
+ * the extent that holds the next byte this end touches. Validates; -EPROTO. -EBUSY (producer only): a
+ * move is under way, try again when the consumer has caught up. The predecessor may have died between
+ * publishing and ringing: ring the peer's doorbell once after adopting.
+ */
 int shunt_producer_adopt(struct shunt_producer *p, struct shunt_abi_ring *ctl, void *base, __u64 size);
 int shunt_consumer_adopt(struct shunt_consumer *c, struct shunt_abi_ring *ctl, const void *base, __u64 size);
 
@@ -107,14 +116,24 @@ __s64 shunt_producer_space(struct shunt_producer *p);
 /* Bytes published and not yet consumed, after looking. Negative errno when broken. */
 __s64 shunt_producer_unread(struct shunt_producer *p);
 
-/* Ask to be woken at the next release. 1: armed and nothing was consumed since the last look: may sleep; 0: look again. */
+/*
+ * Ask to be woken at the next release; publish first. 1: armed and nothing was consumed since the last
+ * look: may sleep; 0: look again (also when sealed); -EPROTO.
+ */
 int shunt_producer_arm(struct shunt_producer *p);
 
-/* Continue in another extent (nothing may be staged). -EBUSY: the last move is not done. */
+/*
+ * Continue in another extent at segment offset @off, mapped at @base. 0, -EINVAL (something is staged,
+ * or no legal extent), -EBUSY (the consumer may not have seen the last move yet), -ESHUTDOWN, -EPROTO.
+ */
 int shunt_producer_move(struct shunt_producer *p, __u64 off, void *base, __u64 size);
+/* The consumer is past the end of the old extent: nobody reads it any more. */
 _Bool shunt_producer_move_done(struct shunt_producer *p);
 
-/* Next record: 0, -EAGAIN (empty), -ESHUTDOWN (sealed and empty), -EPROTO. Valid until consume/release. */
+/*
+ * Next record: 0, -EAGAIN (empty), -ESHUTDOWN (sealed and empty), -EPROTO. Valid until release. The
+ * bytes shown stay shared: copy, then validate the copy.
+ */
 int shunt_rec_peek(struct shunt_consumer *c, const void **ret, __u32 *ret_len);
 void shunt_rec_consume(struct shunt_consumer *c);	/* take the record just peeked */
 
@@ -122,21 +141,31 @@ void shunt_rec_consume(struct shunt_consumer *c);	/* take the record just peeked
 int shunt_bytes_peek(struct shunt_consumer *c, const void **ret, __u64 *ret_len);
 void shunt_bytes_consume(struct shunt_consumer *c, __u64 len);
 
-/* Publish the space taken so far. 1: the producer asked to be woken; 0: not needed. */
+/* Publish the space taken so far. 1: the producer asked to be woken; 0: not needed; -EPROTO. */
 int shunt_consumer_release(struct shunt_consumer *c);
 
 /* Something to take? One load of a shared line, for polling loops; true also when broken or sealed-and-changed. */
 _Bool shunt_consumer_pending(const struct shunt_consumer *c);
 
-/* Ask to be woken at the next publish. 1: armed and empty: may sleep; 0: there is something. Call release first. */
+/*
+ * Ask to be woken at the next publish; release first. 1: armed and empty: may sleep; 0: there is
+ * something (also when sealed); -EPROTO.
+ */
 int shunt_consumer_arm(struct shunt_consumer *c);
-/* As arm, but to be woken only once @bytes more were published (anticipatory window). */
+/*
+ * As arm, but to be woken only once @bytes more were published (anticipatory window; at most half the
+ * extent). The sleeper needs a time limit of its own: a producer whose next record does not fit beside
+ * fewer than @bytes waits for space meanwhile.
+ */
 int shunt_consumer_arm_after(struct shunt_consumer *c, __u64 bytes);
 
 /* Take back a wish to be woken: for a consumer that starts to poll. The next release/arm decides anew. */
 void shunt_consumer_disarm(struct shunt_consumer *c);
 
-/* Seal from either end; returns the final index (without the bit). */
+/*
+ * Seal from either end; returns the final index (without the bit) as found in shared memory. The ring
+ * rings nobody: the caller rings the other end's doorbell unconditionally.
+ */
 __u64 shunt_ring_seal(struct shunt_abi_ring *ctl);
 
 #endif
