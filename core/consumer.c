@@ -357,3 +357,16 @@ int shunt_consumer_arm(struct shunt_consumer *c)
 {
 	return shunt_consumer_arm_after(c, 1);
 }
+
+/**
+ * shunt_consumer_disarm - take back a wish to be woken
+ * @c: the half
+ *
+ * For a consumer that starts to poll. The event is left just behind the last index seen, which no later
+ * publish can cover. A publish under way may still see the old wish: one doorbell too many at worst.
+ */
+void shunt_consumer_disarm(struct shunt_consumer *c)
+{
+	if (!c->broken)
+		shunt_store_once(&c->ctl->data_event, c->prod - 1);
+}
