@@ -52,9 +52,9 @@ int shunt_layout_compute(__u32 kind, __u64 size, __u32 members, __u32 channels, 
 	l.member_off = sizeof(struct shunt_abi_segment);
 	l.channel_off = l.member_off + members * sizeof(struct shunt_abi_member);
 	l.mailbox_off = align_up(l.channel_off + channels * sizeof(struct shunt_abi_channel), PAGE);
-	l.ctl_off = l.mailbox_off + (members - 1) * sizeof(struct shunt_abi_mailbox);
-	l.pool_off = align_up(l.ctl_off + channels * 2 * sizeof(struct shunt_abi_ring), PAGE);
-	if (size < l.pool_off + PAGE)
+	l.pool_off = l.mailbox_off + (members - 1) * sizeof(struct shunt_abi_mailbox);
+	l.ctl_size = align_up(channels * 2 * sizeof(struct shunt_abi_ring), PAGE);
+	if (size < l.pool_off + l.ctl_size + PAGE)
 		return -ENOSPC;
 	l.pool_size = size - l.pool_off;
 	*ret = l;
@@ -104,8 +104,8 @@ void shunt_layout_init(struct shunt_layout *l, void *base, __u64 segment_id, __u
  * @ring_size: bytes of each ring, a power of two
  * @ret: the entry
  *
- * The extents start at pool + 2 * n * ring_size, so channels of one size never overlap; who mixes sizes
- * allocates extents (core/extent.h) and overwrites ext_off.
+ * Channels of one ring size never overlap; who mixes sizes allocates extents (core/extent.h) and overwrites
+ * ext_off. Mind that the control blocks take the pool's first ctl_size bytes.
  *
  * Return: 0, -EINVAL, -ENOSPC (the pool ends before the rings do).
  */
@@ -113,16 +113,18 @@ int shunt_layout_channel(const struct shunt_layout *l, __u32 n, __u16 type, __u1
 			 __u64 ring_size, struct shunt_abi_channel *ret)
 {
 	struct shunt_abi_channel chan = { .type = type, .index = index, .vector = vector };
+	__u64 first;
 	__u32 i;
 
 	if (n >= l->channels || !is_power_of_two(ring_size) || ring_size < SHUNT_ABI_EXTENT_MIN ||
 	    ring_size > SHUNT_ABI_EXTENT_MAX)
 		return -EINVAL;
-	if ((2 * (__u64)n + 2) * ring_size > l->pool_size)
+	first = align_up(l->ctl_size, ring_size);
+	if (first + (2 * (__u64)n + 2) * ring_size > l->pool_size)
 		return -ENOSPC;
 	for (i = 0; i < 2; i++) {
-		chan.dir[i].ctl_off = l->ctl_off + (2 * n + i) * sizeof(struct shunt_abi_ring);
-		chan.dir[i].ext_off = l->pool_off + (2 * n + i) * ring_size;
+		chan.dir[i].ctl_off = l->pool_off + (2 * n + i) * sizeof(struct shunt_abi_ring);
+		chan.dir[i].ext_off = l->pool_off + first + (2 * n + i) * ring_size;
 		chan.dir[i].ext_size = ring_size;
 	}
 	*ret = chan;
@@ -187,7 +189,6 @@ int shunt_layout_check(const struct shunt_abi_segment *copy, __u64 mapped_size, 
 	l.member_off = copy->member_off;
 	l.channel_off = copy->channel_off;
 	l.mailbox_off = copy->mailbox_off;
-	l.ctl_off = copy->mailbox_off + (copy->members - 1ull) * sizeof(struct shunt_abi_mailbox);
 	l.pool_off = copy->pool_off;
 	l.pool_size = copy->pool_size;
 	l.segment_id = copy->segment_id;
@@ -200,7 +201,7 @@ static _Bool dir_legal(const struct shunt_layout *l, const struct shunt_abi_chan
 {
 	__u64 pool_end = l->pool_off + l->pool_size;
 
-	if (dir->ctl_off & (SHUNT_ABI_LINE - 1) || dir->ctl_off < l->ctl_off ||
+	if (dir->ctl_off & (SHUNT_ABI_LINE - 1) || dir->ctl_off < l->pool_off ||
 	    dir->ctl_off > pool_end - sizeof(struct shunt_abi_ring))
 		return 0;
 	if (!is_power_of_two(dir->ext_size) || dir->ext_size < SHUNT_ABI_EXTENT_MIN ||

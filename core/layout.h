@@ -10,10 +10,10 @@
  *   member_off   member table
  *   channel_off  channel directory
  *   mailbox_off  mailboxes, page-aligned
- *   ctl_off      ring control blocks of the channels, two for each directory entry
- *   pool_off     the pool, page-aligned: nothing but extents
+ *   pool_off     the pool, page-aligned; its first pages hold the ring control blocks of the channels, two
+ *                for each directory entry (an extent like any other to the allocator)
  *
- * A reader takes ctl_off from the channel entries, never from the placement. Pure functions: no
+ * A reader takes a ring's ctl_off from the channel's entry, never from the placement. Pure functions: no
  * allocation, no shared state. shunt_layout_check() works on a private copy of the header.
  */
 #ifndef SHUNT_CORE_LAYOUT_H
@@ -30,9 +30,9 @@ struct shunt_layout {
 	__u32 member_off;
 	__u32 channel_off;
 	__u32 mailbox_off;
-	__u64 ctl_off;		/* first byte after the mailboxes */
 	__u64 pool_off;
 	__u64 pool_size;
+	__u64 ctl_size;		/* bytes of control blocks at the pool's start, whole pages; not set by check */
 	__u64 segment_id;	/* set by check and init */
 	__u32 epoch;		/* set by check and init */
 	__u32 version;		/* set by check: the version to use */
@@ -49,7 +49,7 @@ void shunt_layout_init(struct shunt_layout *l, void *base, __u64 segment_id, __u
 
 /*
  * The directory entry for channel @n with two rings of @ring_size bytes, placed in the pool one after
- * the other for equal sizes, naturally aligned for the extent allocator. -EINVAL, -ENOSPC.
+ * the other for equal sizes, aligned as the extent allocator wants it. -EINVAL, -ENOSPC.
  */
 int shunt_layout_channel(const struct shunt_layout *l, __u32 n, __u16 type, __u16 index, __u16 vector,
 			 __u64 ring_size, struct shunt_abi_channel *ret);

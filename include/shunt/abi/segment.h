@@ -8,7 +8,7 @@
  *   member_off        struct shunt_abi_member [members]  writer: each member its own
  *   channel_off       struct shunt_abi_channel [n]       writer: shuntd (informative; see below)
  *   mailbox_off       struct shunt_abi_mailbox [members - 1], member 1 first
- *   pool_off          extents
+ *   pool_off          extents, and the ring control blocks of the channels
  *
  * Trust: any member can write any byte of a segment. What a guest acts on (who the peer is, which
  * extents are granted) comes over its uplink, which only it and shuntd can map; the header and the
