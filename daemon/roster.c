@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The roster: whom each guest may see, pushed as it changes, numbered and acknowledged.
+ *
+ * Each VM keeps what its guest was told as (vm_id, hash of the entry). roster_update() compares
+ * that with what should be told now and queues the difference. After a HELLO, and where a restart
+ * left it unclear what arrived, the whole list is told again after a RESET.
+ */
+#include <string.h>
+
+#include "daemon/cleanup.h"
+#include "daemon/log.h"
+#include "daemon/policy.h"
+#include "daemon/shuntd.h"
+
+/** roster_sees() - Whether @vm may know of @peer. */
+bool roster_sees(const struct vm *vm, const struct vm *peer)
+{
+	return vm != peer && vm_alive(peer) && peer->identified && peer->id &&
+	       shunt_policy_allows(vm->d->config, vm->label, peer->label);
+}
+
+static uint64_t hash(const void *data, size_t len)
+{
+	uint64_t h = 0xcbf29ce484222325ull;	/* FNV-1a */
+
+	for (size_t i = 0; i < len; i++)
+		h = (h ^ ((const uint8_t *)data)[i]) * 0x100000001b3ull;
+	return h;
+}
+
+/* A MAC that two VMs with links to one another claim belongs to neither: the operator's mistake. */
+static bool mac_unique(const struct vm *owner, const struct shunt_abi_mac *mac)
+{
+	struct vm *other;
+
+	TAILQ_FOREACH(other, &owner->d->vms, link) {
+		if (other == owner || !vm_alive(other) ||
+		    !shunt_policy_allows(owner->d->config, owner->label, other->label))
+			continue;
+		for (unsigned int i = 0; i < other->nics; i++)
+			if (!memcmp(other->nic[i].addr, mac->addr, 6))
+				return false;
+	}
+	return true;
+}
+
+static unsigned int copy_nics(const struct vm *vm, struct shunt_abi_mac *to)
+{
+	unsigned int n = 0;
+
+	for (unsigned int i = 0; i < vm->nics; i++)
+		if (mac_unique(vm, &vm->nic[i]))
+			to[n++] = vm->nic[i];
+	return n;
+}
+
+static void make_entry(const struct vm *vm, const struct vm *peer, struct shunt_abi_msg_roster *m)
+{
+	memset(m, 0, sizeof(*m));
+	m->op = SHUNT_ABI_ROSTER_ADD;
+	m->vm_id = peer->id;
+	m->generation = vm_usable(peer) && !vm->detached ? peer->generation : 0;
+	m->features = peer->features;
+	m->nics = copy_nics(peer, m->nic);
+	memcpy(m->name, peer->name, sizeof(m->name));
+	memcpy(m->label, peer->label, sizeof(m->label));
+}
+
+static void send_roster(struct vm *vm, struct shunt_abi_msg_roster *m)
+{
+	m->roster_gen = ++vm->roster_gen;
+	vm->d->dirty = true;
+	uplink_send(vm, m, sizeof(*m), SHUNT_ABI_MSG_ROSTER);
+}
+
+static void send_op(struct vm *vm, uint32_t op, uint32_t vm_id)
+{
+	struct shunt_abi_msg_roster m = { .op = op, .vm_id = vm_id };
+
+	send_roster(vm, &m);
+}
+
+static struct told *find_told(struct vm *vm, uint32_t id)
+{
+	for (size_t i = 0; i < vm->n_told; i++)
+		if (vm->told[i].vm_id == id)
+			return &vm->told[i];
+	return NULL;
+}
+
+static bool tell_peer(struct vm *vm, struct vm *peer)
+{
+	struct shunt_abi_msg_roster m;
+	struct told *t = find_told(vm, peer->id);
+	uint64_t h;
+
+	make_entry(vm, peer, &m);
+	h = hash(&m, sizeof(m));
+	if (t && t->hash == h)
+		return false;
+	if (!t) {
+		vm->told = realloc(vm->told, (vm->n_told + 1) * sizeof(*vm->told));
+		t = &vm->told[vm->n_told++];
+		t->vm_id = peer->id;
+	}
+	t->hash = h;
+	send_roster(vm, &m);
+	return true;
+}
+
+static bool tell_departures(struct vm *vm)
+{
+	bool changed = false;
+
+	for (size_t i = 0; i < vm->n_told;) {
+		struct vm *peer = vm_find_id(vm->d, vm->told[i].vm_id);
+
+		if (peer && roster_sees(vm, peer)) {
+			i++;
+			continue;
+		}
+		send_op(vm, SHUNT_ABI_ROSTER_DEL, vm->told[i].vm_id);
+		vm->told[i] = vm->told[--vm->n_told];
+		changed = true;
+	}
+	return changed;
+}
+
+/**
+ * roster_update() - Queue what the guest must be told of changes among its peers.
+ *
+ * Context: from daemon_settle(), before pairs are stepped: a LINK_OPEN follows its peer's entry.
+ */
+void roster_update(struct vm *vm)
+{
+	bool changed = false;
+	struct vm *peer;
+
+	if (!vm->hello || !uplink_ready(vm))
+		return;
+	if (vm->roster_reset) {
+		vm->roster_reset = false;
+		vm->n_told = 0;
+		send_op(vm, SHUNT_ABI_ROSTER_RESET, 0);
+		changed = true;
+	}
+	changed |= tell_departures(vm);
+	TAILQ_FOREACH(peer, &vm->d->vms, link)
+		if (roster_sees(vm, peer))
+			changed |= tell_peer(vm, peer);
+	if (changed)
+		send_op(vm, SHUNT_ABI_ROSTER_SYNC, 0);
+}
+
+/** roster_welcome() - Tell a guest who it is; the whole roster follows. */
+void roster_welcome(struct vm *vm)
+{
+	struct shunt_abi_msg_welcome m = {
+		.version = SHUNT_ABI_VERSION,
+		.vm_id = vm->id,
+		.features = vm->features,
+		.generation = vm->generation,
+	};
+
+	memcpy(m.name, vm->name, sizeof(m.name));
+	memcpy(m.label, vm->label, sizeof(m.label));
+	memcpy(m.host, vm->d->host, sizeof(m.host));
+	m.nics = copy_nics(vm, m.nic);
+	uplink_send(vm, &m, sizeof(m), SHUNT_ABI_MSG_WELCOME);
+	vm->roster_reset = true;
+	vm->d->dirty = true;
+}
+
+/** roster_ack() - The guest says everything up to @gen has taken effect. */
+void roster_ack(struct vm *vm, uint64_t gen)
+{
+	if (gen > vm->roster_gen || gen < vm->roster_acked) {
+		vm->uplink.stale_msgs++;
+		return;
+	}
+	vm->roster_acked = gen;
+	vm->d->dirty = true;
+}

@@ -1,0 +1,349 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * A segment: a sealed memfd, the eventfds of each end, and the layout of man/shunt-segment.5.
+ *
+ * Nothing read from the mapping is trusted, not even by a restarted daemon: what it needs is in
+ * segment_spec, kept in the daemon's own state file.
+ */
+#include "daemon/segment.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/pidfd.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+
+#include "daemon/cleanup.h"
+#include "daemon/log.h"
+
+#define PAGE 4096ull
+
+static uint64_t align_up(uint64_t n, uint64_t to)
+{
+	return (n + to - 1) & ~(to - 1);
+}
+
+/* One packet channel: two control blocks on the pool's first page, then the two extents. */
+static void lay_out_channel(struct segment *s)
+{
+	struct shunt_abi_channel *c = &s->channel[0];
+	uint64_t ext = align_up(s->pool_off + PAGE, s->spec.ring_size);
+
+	s->channels = 1;
+	memset(c, 0, sizeof(*c));
+	c->type = SHUNT_ABI_CHAN_PACKET;
+	c->vector = SHUNT_ABI_VECTOR_CHANNEL;
+	for (unsigned int i = 0; i < 2; i++) {
+		c->dir[i].ctl_off = s->pool_off + i * sizeof(struct shunt_abi_ring);
+		c->dir[i].ext_off = ext + i * s->spec.ring_size;
+		c->dir[i].ext_size = s->spec.ring_size;
+	}
+}
+
+static void lay_out(struct segment *s)
+{
+	s->member_off = sizeof(struct shunt_abi_segment);
+	s->channel_off = s->member_off + s->spec.members * sizeof(struct shunt_abi_member);
+	s->mailbox_off = PAGE;
+	s->pool_off = s->mailbox_off +
+		      align_up((s->spec.members - 1) * sizeof(struct shunt_abi_mailbox), PAGE);
+	if (s->spec.kind == SHUNT_ABI_PAIR)
+		lay_out_channel(s);
+}
+
+/* The whole header and channel directory again: a guest may have scribbled over either. */
+static void write_header(struct segment *s)
+{
+	struct shunt_abi_segment h = {
+		.magic = SHUNT_ABI_MAGIC,
+		.version_min = SHUNT_ABI_VERSION,
+		.version_max = SHUNT_ABI_VERSION,
+		.kind = s->spec.kind,
+		.segment_id = s->spec.id,
+		.size = s->spec.size,
+		.epoch = s->spec.epoch,
+		.members = s->spec.members,
+		.member_off = (uint32_t)s->member_off,
+		.channel_off = (uint32_t)s->channel_off,
+		.channels = s->channels,
+		.mailbox_off = (uint32_t)s->mailbox_off,
+		.pool_off = s->pool_off,
+		.pool_size = s->spec.size - s->pool_off,
+	};
+
+	memcpy(s->map + s->channel_off, s->channel, s->channels * sizeof(s->channel[0]));
+	__atomic_thread_fence(__ATOMIC_RELEASE);
+	memcpy(s->map, &h, sizeof(h));
+}
+
+static int eventfd_id(const char *fdinfo, uint64_t *ret)
+{
+	_cleanup_file_ FILE *f = fopen(fdinfo, "re");
+	char line[128];
+	unsigned long long id;
+
+	if (!f)
+		return -errno;
+	while (fgets(line, sizeof(line), f))
+		if (sscanf(line, "eventfd-id: %llu", &id) == 1) {
+			*ret = id;
+			return 0;
+		}
+	return -ENODATA;
+}
+
+static int make_eventfds(struct segment *s)
+{
+	char path[64];
+
+	for (unsigned int m = 0; m < s->spec.members; m++) {
+		for (unsigned int v = 0; v < s->spec.vectors; v++) {
+			s->efd[m][v] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+			if (s->efd[m][v] < 0)
+				return -errno;
+			snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", s->efd[m][v]);
+			if (eventfd_id(path, &s->spec.efd_id[m][v]))
+				s->spec.efd_id[m][v] = UINT64_MAX;	/* old kernel: no adoption */
+		}
+	}
+	return 0;
+}
+
+static int map_it(struct segment *s)
+{
+	void *p = mmap(NULL, s->spec.size, PROT_READ | PROT_WRITE, MAP_SHARED, s->memfd, 0);
+
+	if (p == MAP_FAILED)
+		return -errno;
+	s->map = p;
+	return 0;
+}
+
+static int make_memfd(struct segment *s)
+{
+	char name[64];
+	struct stat st;
+
+	snprintf(name, sizeof(name), "shunt-%s-%016llx", s->spec.kind == SHUNT_ABI_UPLINK ? "up" : "pair",
+		 (unsigned long long)s->spec.id);
+	s->memfd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (s->memfd < 0)
+		return -errno;
+	if (ftruncate(s->memfd, (off_t)s->spec.size) < 0 ||
+	    fcntl(s->memfd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0 ||
+	    fstat(s->memfd, &st) < 0)
+		return -errno;
+	s->spec.ino = st.st_ino;
+	return map_it(s);
+}
+
+static struct segment *new_segment(const struct segment_spec *spec)
+{
+	struct segment *s = calloc(1, sizeof(*s));
+
+	s->spec = *spec;
+	s->memfd = -1;
+	for (unsigned int m = 0; m < SEGMENT_MEMBERS; m++)
+		for (unsigned int v = 0; v < SEGMENT_VECTORS; v++)
+			s->efd[m][v] = -1;
+	lay_out(s);
+	return s;
+}
+
+static void segment_cleanup(struct segment **s)
+{
+	segment_free(*s);
+}
+
+/**
+ * segment_create() - A new, scrubbed segment.
+ * @spec: kind, size, members, vectors, ring_size; the rest is filled in.
+ *
+ * Return: 0, or a negative errno (descriptors or memory exhausted).
+ */
+int segment_create(struct segment_spec spec, struct segment **ret)
+{
+	__attribute__((cleanup(segment_cleanup))) struct segment *s = NULL;
+	int r;
+
+	while (!spec.id)
+		if (getrandom(&spec.id, sizeof(spec.id), 0) != sizeof(spec.id))
+			return -EIO;
+	spec.epoch = 1;
+	s = new_segment(&spec);
+	r = make_memfd(s);
+	if (!r)
+		r = make_eventfds(s);
+	if (r)
+		return r;
+	write_header(s);
+	*ret = shunt_take_ptr(s);
+	return 0;
+}
+
+/** segment_free() - Unmap and close; QEMU's own references live on. NULL is fine. */
+void segment_free(struct segment *s)
+{
+	if (!s)
+		return;
+	if (s->map)
+		munmap(s->map, s->spec.size);
+	shunt_close(&s->memfd);
+	for (unsigned int m = 0; m < SEGMENT_MEMBERS; m++)
+		for (unsigned int v = 0; v < SEGMENT_VECTORS; v++)
+			shunt_close(&s->efd[m][v]);
+	free(s);
+}
+
+/**
+ * segment_scrub() - Forget everything but the header, which is written anew with the next epoch.
+ *
+ * Punching a hole zeroes the pages for every mapping and gives the memory back.
+ *
+ * Context: no member uses the segment any more (both ends reported CLOSED, or are dead). The caller
+ * has recorded the new epoch (spec.epoch + 1) before anybody is told of it.
+ * Return: 0 or a negative errno; on failure the segment must not be used again.
+ */
+int segment_scrub(struct segment *s)
+{
+	if (fallocate(s->memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)s->spec.size) < 0)
+		return -errno;
+	if (!++s->spec.epoch)
+		s->spec.epoch = 1;
+	write_header(s);
+	return 0;
+}
+
+/** segment_ring() - Ring a member's doorbell. */
+void segment_ring(const struct segment *s, unsigned int member, unsigned int vector)
+{
+	uint64_t one = 1;
+
+	if (write(s->efd[member][vector], &one, sizeof(one)) < 0 && errno != EAGAIN)
+		log_debug("doorbell-failed", "segment=%016llx error=\"%m\"", (unsigned long long)s->spec.id);
+}
+
+/** segment_mailbox() - The mailbox of a member (from 1) with shuntd. */
+struct shunt_abi_mailbox *segment_mailbox(const struct segment *s, unsigned int member)
+{
+	return (struct shunt_abi_mailbox *)(s->map + s->mailbox_off) + (member - 1);
+}
+
+/** segment_member() - A member's entry in the member table. */
+struct shunt_abi_member *segment_member(const struct segment *s, unsigned int member)
+{
+	return (struct shunt_abi_member *)(s->map + s->member_off) + member;
+}
+
+/* --- taking back from QEMU what a killed daemon had --- */
+
+static bool all_there(const struct segment *s)
+{
+	if (s->memfd < 0)
+		return false;
+	for (unsigned int m = 0; m < s->spec.members; m++)
+		for (unsigned int v = 0; v < s->spec.vectors; v++)
+			if (s->efd[m][v] < 0)
+				return false;
+	return true;
+}
+
+static int *eventfd_slot(struct segment *s, uint64_t id)
+{
+	for (unsigned int m = 0; m < s->spec.members; m++)
+		for (unsigned int v = 0; v < s->spec.vectors; v++)
+			if (s->spec.efd_id[m][v] == id && s->efd[m][v] < 0)
+				return &s->efd[m][v];
+	return NULL;
+}
+
+static bool is_our_memfd(const struct segment *s, const char *target, const char *path)
+{
+	struct stat st;
+
+	return !strncmp(target, "/memfd:shunt-", 13) && !stat(path, &st) && st.st_ino == s->spec.ino &&
+	       (uint64_t)st.st_size == s->spec.size;
+}
+
+static void adopt_fd(struct segment *s, pid_t pid, int pidfd, int fd)
+{
+	char path[64], target[256];
+	int *slot = NULL;
+	uint64_t id;
+	ssize_t n;
+
+	snprintf(path, sizeof(path), "/proc/%d/fd/%d", pid, fd);
+	n = readlink(path, target, sizeof(target) - 1);
+	if (n <= 0)
+		return;
+	target[n] = '\0';
+	if (s->memfd < 0 && is_our_memfd(s, target, path)) {
+		slot = &s->memfd;
+	} else if (!strcmp(target, "anon_inode:[eventfd]")) {
+		snprintf(path, sizeof(path), "/proc/%d/fdinfo/%d", pid, fd);
+		if (!eventfd_id(path, &id))
+			slot = eventfd_slot(s, id);
+	}
+	if (slot) {
+		*slot = pidfd_getfd(pidfd, fd, 0);
+		if (*slot < 0)
+			log_warn("getfd-failed", "pid=%d fd=%d error=\"%m\"", pid, fd);
+	}
+}
+
+static void adopt_from(struct segment *s, pid_t pid, int pidfd)
+{
+	char path[64];
+	struct dirent *e;
+	DIR *d;
+
+	snprintf(path, sizeof(path), "/proc/%d/fd", pid);
+	d = opendir(path);
+	if (!d)
+		return;
+	while (!all_there(s) && (e = readdir(d)))
+		if (e->d_name[0] != '.')
+			adopt_fd(s, pid, pidfd, atoi(e->d_name));
+	closedir(d);
+}
+
+/* A seal can never be taken off: what has ours is a memfd that cannot shrink under the mapping. */
+static bool sealed(int memfd)
+{
+	int seals = fcntl(memfd, F_GET_SEALS);
+	const int want = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+
+	return seals >= 0 && (seals & want) == want;
+}
+
+/**
+ * segment_adopt() - Take a segment's descriptors back from the QEMU processes that have it plugged.
+ * @spec: as the state file has it.
+ * @pids, @pidfds, @n: the processes, already checked to be the same as then.
+ *
+ * Descriptors that two processes hold are taken from the first that has them. The contents of
+ * the segment are left as they are: members may be using it.
+ *
+ * Return: 0, or -ENOENT: not everything was found.
+ */
+int segment_adopt(const struct segment_spec *spec, const pid_t *pids, const int *pidfds, size_t n,
+		  struct segment **ret)
+{
+	__attribute__((cleanup(segment_cleanup))) struct segment *s = new_segment(spec);
+	int r;
+
+	for (size_t i = 0; i < n; i++)
+		adopt_from(s, pids[i], pidfds[i]);
+	if (!all_there(s) || !sealed(s->memfd))
+		return -ENOENT;
+	r = map_it(s);
+	if (r)
+		return r;
+	*ret = shunt_take_ptr(s);
+	return 0;
+}
