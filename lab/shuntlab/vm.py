@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: GPL-2.0-only OR MIT
+"""A VM of the lab: its QEMU process, from command line to death."""
+import os
+import shutil
+import subprocess
+import time
+
+from . import accel, agent, host, image, kernel, state
+from .paths import LabError, lab_dir
+from .qmp import Qmp
+
+BOOT_SECONDS = 120      # emulated, with other work on the machine; usual is below 20
+SUN_PATH_MAX = 107
+
+
+def directory(name):
+    """What belongs to VM @name: sockets, logs."""
+    return lab_dir() / "vms" / name
+
+
+def new_record(number, host_name, options):
+    """What is known of a VM before it runs."""
+    return {"number": number, "host": host_name, "ip": f"10.77.0.{10 + number}", "ip6": f"fd77::{10 + number}",
+            "kernel": options["kernel"], "vcpus": options["vcpus"], "mem": options["mem"],
+            "machine": options["machine"], "qemu": None}
+
+
+def mac(number, host_number):
+    """The MAC of a VM's NIC. It keeps that of the host it was made on when it moves."""
+    return f"52:54:00:77:{host_number:02x}:{number:02x}"
+
+
+def _sockets(name, record):
+    """Arguments for console, monitors and agent ports: each a listening socket that waits for nobody."""
+    vm_dir = directory(name)
+    paths = {"con": vm_dir / "console", "qlab": vm_dir / "qmp",
+             "qshunt": host.directory(record["host"]) / "run/vms.d" / f"{name}.qmp"}
+    paths |= {f"agent{i}": vm_dir / f"agent.{i}" for i in range(agent.PORTS)}
+    argv = []
+    for chardev, path in paths.items():
+        if len(str(path)) > SUN_PATH_MAX:
+            raise LabError(f"socket path too long, set SHUNT_LAB_DIR to a shorter directory: {path}")
+        path.unlink(missing_ok=True)
+        log = f",logfile={vm_dir}/console.log,logappend=on" if chardev == "con" else ""
+        argv += ["-chardev", f"socket,id={chardev},path={path},server=on,wait=off{log}"]
+    argv += ["-serial", "chardev:con", "-mon", "chardev=qlab,mode=control", "-mon", "chardev=qshunt,mode=control",
+             "-device", f"virtio-serial-pci,max_ports={agent.PORTS + 1}"]
+    for i in range(agent.PORTS):
+        argv += ["-device", f"virtserialport,chardev=agent{i},name=shunt.agent.{i}"]
+    return argv
+
+
+def command_line(name, record, hosts, vms):
+    """QEMU's argv."""
+    kern = kernel.get(record["kernel"])
+    accelerator = record["accel"]
+    vcpus = record["vcpus"]
+    number = record["number"]
+    vhost = ",vhost=on" if os.path.exists("/dev/vhost-net") else ""
+    disk = "if=none,format=raw,readonly=on"
+    # maxcpus=2 at least: with 1, emulation drops the ordering of atomics between VMs.
+    return ["ip", "netns", "exec", hosts[record["host"]]["netns"],
+            "qemu-system-x86_64", "-name", f"{name},process={name}", "-machine", record["machine"],
+            *accel.FLAGS[accelerator], "-smp", f"{vcpus},maxcpus={max(2, vcpus)}", "-m", str(record["mem"]),
+            "-nodefaults", "-no-user-config", "-display", "none",
+            "-kernel", str(kern.boot_image), "-initrd", str(image.initramfs(kern)),
+            "-append", "console=ttyS0 loglevel=5 random.trust_cpu=on net.ifnames=0 "
+            f"lab.name={name} lab.number={number} lab.vms={max(vms, 8)}",
+            "-drive", f"id=root,file={record['image']},{disk}", "-device", "virtio-blk-pci,drive=root",
+            "-drive", f"id=modules,file={kern.modules_image},{disk}", "-device", "virtio-blk-pci,drive=modules",
+            "-netdev", f"tap,id=net0,ifname={name},script=no,downscript=no{vhost}",
+            "-device", f"virtio-net-pci,netdev=net0,mac={record['mac']},romfile=",
+            "-device", "virtio-rng-pci", "-device", "pvpanic", *_sockets(name, record)]
+
+
+def start(name, lab):
+    """Start QEMU for VM @name of the state @lab; records the process."""
+    record = state.vm_record(lab, name)
+    if state.alive(record["qemu"]):
+        raise LabError(f"{name} runs already")
+    if not shutil.which("qemu-system-x86_64"):
+        raise LabError("no qemu-system-x86_64: run lab/setup")
+    vm_dir = directory(name)
+    vm_dir.mkdir(parents=True, exist_ok=True)
+    host_record = lab["hosts"][record["host"]]
+    record.setdefault("mac", mac(record["number"], host_record["number"]))
+    host.add_tap(host_record, name)
+    argv = command_line(name, record, lab["hosts"], len(lab["vms"]))
+    (vm_dir / "command").write_text(" ".join(argv) + "\n")
+    with open(vm_dir / "qemu.log", "ab") as log:
+        proc = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    record["qemu"] = state.process(proc.pid)
+    return proc
+
+
+def wait_ready(name, record, timeout=BOOT_SECONDS):
+    """Wait for the agent of a booting VM: it comes last. Says what the console said when it does not come."""
+    deadline = time.monotonic() + timeout
+    vm_dir = str(directory(name))
+    while True:
+        try:
+            status = agent.execute(vm_dir, ["true"], on_output=lambda *_: None, timeout=deadline - time.monotonic())
+            if status == 0:
+                return
+            raise LabError(f"{name} does not run commands (status {status})")
+        except TimeoutError:
+            raise LabError(f"{name} was not ready after {timeout} s; its console said last:\n"
+                           + image.tail(directory(name) / "console.log")) from None
+        except agent.AgentGone as gone:
+            if not state.alive(record["qemu"]):
+                raise LabError(f"{name}: QEMU ended ({gone}):\n"
+                               + image.tail(directory(name) / "qemu.log")) from None
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)    # QEMU has not made its sockets yet
+
+
+def kill(name, lab):
+    """kill -9 of the VM's QEMU, waiting until it is gone."""
+    record = state.vm_record(lab, name)
+    if not state.kill(record["qemu"]):
+        raise LabError(f"{name}: QEMU (pid {record['qemu']['pid']}) does not die")
+    record["qemu"] = None
+
+
+def status(record, name):
+    """For `list`: off, or what QEMU says (running, paused, guest-panicked...)."""
+    if not state.alive(record["qemu"]):
+        return "off"
+    try:
+        with Qmp(directory(name) / "qmp", timeout=3) as qmp:
+            return qmp.execute("query-status")["status"]
+    except LabError:
+        return "no monitor"
