@@ -21,64 +21,25 @@
 #include "daemon/cleanup.h"
 #include "daemon/log.h"
 
-#define PAGE 4096ull
-
-static uint64_t align_up(uint64_t n, uint64_t to)
+/* Pairs have one packet channel; per-vCPU channels will be more entries of the same kind. */
+static int lay_out(struct segment *s)
 {
-	return (n + to - 1) & ~(to - 1);
-}
+	int r;
 
-/* One packet channel: two control blocks on the pool's first page, then the two extents. */
-static void lay_out_channel(struct segment *s)
-{
-	struct shunt_abi_channel *c = &s->channel[0];
-	uint64_t ext = align_up(s->pool_off + PAGE, s->spec.ring_size);
-
-	s->channels = 1;
-	memset(c, 0, sizeof(*c));
-	c->type = SHUNT_ABI_CHAN_PACKET;
-	c->vector = SHUNT_ABI_VECTOR_CHANNEL;
-	for (unsigned int i = 0; i < 2; i++) {
-		c->dir[i].ctl_off = s->pool_off + i * sizeof(struct shunt_abi_ring);
-		c->dir[i].ext_off = ext + i * s->spec.ring_size;
-		c->dir[i].ext_size = s->spec.ring_size;
-	}
-}
-
-static void lay_out(struct segment *s)
-{
-	s->member_off = sizeof(struct shunt_abi_segment);
-	s->channel_off = s->member_off + s->spec.members * sizeof(struct shunt_abi_member);
-	s->mailbox_off = PAGE;
-	s->pool_off = s->mailbox_off +
-		      align_up((s->spec.members - 1) * sizeof(struct shunt_abi_mailbox), PAGE);
-	if (s->spec.kind == SHUNT_ABI_PAIR)
-		lay_out_channel(s);
+	s->channels = s->spec.kind == SHUNT_ABI_PAIR ? 1 : 0;
+	r = shunt_layout_compute(s->spec.kind, s->spec.size, s->spec.members, s->channels, &s->layout);
+	if (!r && s->channels)
+		r = shunt_layout_channel(&s->layout, 0, SHUNT_ABI_CHAN_PACKET, 0, SHUNT_ABI_VECTOR_CHANNEL,
+					 s->spec.ring_size, &s->channel[0]);
+	return r;
 }
 
 /* The whole header and channel directory again: a guest may have scribbled over either. */
 static void write_header(struct segment *s)
 {
-	struct shunt_abi_segment h = {
-		.magic = SHUNT_ABI_MAGIC,
-		.version_min = SHUNT_ABI_VERSION,
-		.version_max = SHUNT_ABI_VERSION,
-		.kind = s->spec.kind,
-		.segment_id = s->spec.id,
-		.size = s->spec.size,
-		.epoch = s->spec.epoch,
-		.members = s->spec.members,
-		.member_off = (uint32_t)s->member_off,
-		.channel_off = (uint32_t)s->channel_off,
-		.channels = s->channels,
-		.mailbox_off = (uint32_t)s->mailbox_off,
-		.pool_off = s->pool_off,
-		.pool_size = s->spec.size - s->pool_off,
-	};
-
-	memcpy(s->map + s->channel_off, s->channel, s->channels * sizeof(s->channel[0]));
-	__atomic_thread_fence(__ATOMIC_RELEASE);
-	memcpy(s->map, &h, sizeof(h));
+	for (unsigned int i = 0; i < s->channels; i++)
+		*shunt_layout_entry(&s->layout, s->map, i) = s->channel[i];
+	shunt_layout_init(&s->layout, s->map, s->spec.id, s->spec.epoch);
 }
 
 static int eventfd_id(const char *fdinfo, uint64_t *ret)
@@ -142,7 +103,7 @@ static int make_memfd(struct segment *s)
 	return map_it(s);
 }
 
-static struct segment *new_segment(const struct segment_spec *spec)
+static int new_segment(const struct segment_spec *spec, struct segment **ret)
 {
 	struct segment *s = calloc(1, sizeof(*s));
 
@@ -151,8 +112,8 @@ static struct segment *new_segment(const struct segment_spec *spec)
 	for (unsigned int m = 0; m < SEGMENT_MEMBERS; m++)
 		for (unsigned int v = 0; v < SEGMENT_VECTORS; v++)
 			s->efd[m][v] = -1;
-	lay_out(s);
-	return s;
+	*ret = s;
+	return lay_out(s);
 }
 
 static void segment_cleanup(struct segment **s)
@@ -175,8 +136,9 @@ int segment_create(struct segment_spec spec, struct segment **ret)
 		if (getrandom(&spec.id, sizeof(spec.id), 0) != sizeof(spec.id))
 			return -EIO;
 	spec.epoch = 1;
-	s = new_segment(&spec);
-	r = make_memfd(s);
+	r = new_segment(&spec, &s);
+	if (!r)
+		r = make_memfd(s);
 	if (!r)
 		r = make_eventfds(s);
 	if (r)
@@ -231,13 +193,13 @@ void segment_ring(const struct segment *s, unsigned int member, unsigned int vec
 /** segment_mailbox() - The mailbox of a member (from 1) with shuntd. */
 struct shunt_abi_mailbox *segment_mailbox(const struct segment *s, unsigned int member)
 {
-	return (struct shunt_abi_mailbox *)(s->map + s->mailbox_off) + (member - 1);
+	return shunt_layout_mailbox(&s->layout, s->map, member);
 }
 
 /** segment_member() - A member's entry in the member table. */
 struct shunt_abi_member *segment_member(const struct segment *s, unsigned int member)
 {
-	return (struct shunt_abi_member *)(s->map + s->member_off) + member;
+	return shunt_layout_member(&s->layout, s->map, member);
 }
 
 /* --- taking back from QEMU what a killed daemon had --- */
@@ -334,9 +296,11 @@ static bool sealed(int memfd)
 int segment_adopt(const struct segment_spec *spec, const pid_t *pids, const int *pidfds, size_t n,
 		  struct segment **ret)
 {
-	__attribute__((cleanup(segment_cleanup))) struct segment *s = new_segment(spec);
-	int r;
+	__attribute__((cleanup(segment_cleanup))) struct segment *s = NULL;
+	int r = new_segment(spec, &s);
 
+	if (r)
+		return r;
 	for (size_t i = 0; i < n; i++)
 		adopt_from(s, pids[i], pidfds[i]);
 	if (!all_there(s) || !sealed(s->memfd))

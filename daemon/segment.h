@@ -9,6 +9,8 @@
 
 #include <shunt/abi/msg.h>
 
+#include "core/layout.h"
+
 #define SEGMENT_MEMBERS 3u	/* shuntd and at most two VMs */
 #define SEGMENT_VECTORS 4u
 #define SEGMENT_UPLINK_SIZE (1u << 20)
@@ -30,7 +32,7 @@ struct segment {
 	int memfd;
 	int efd[SEGMENT_MEMBERS][SEGMENT_VECTORS];
 	uint8_t *map;
-	uint64_t member_off, channel_off, mailbox_off, pool_off;
+	struct shunt_layout layout;
 	struct shunt_abi_channel channel[1];
 	unsigned int channels;
 };
