@@ -5,3 +5,31 @@ image: ## fetch and build the lab's guest kernel and image (cached in /var/cache
 	@lab/setup
 	@lab/shunt-lab kernel
 	@lab/shunt-lab image
+
+# UNIT is complete only when every makefile is read, hence the recursion; and what lab/setup installs
+# may change what they say.
+.PHONY: check check-unit soak
+check: ## set up what is missing, run every test, fast ones first
+	@lab/setup
+	@$(MAKE) --no-print-directory check-programs
+	@$(MAKE) --no-print-directory run-check
+
+check-unit: ## only the tests that need no VM
+	@lab/setup
+	@$(MAKE) --no-print-directory check-programs
+	@$(MAKE) --no-print-directory run-check-unit
+
+soak: ## every test with its full counts (hours)
+	@lab/setup
+	@$(MAKE) --no-print-directory check-programs
+	@$(MAKE) --no-print-directory run-soak
+
+.PHONY: check-programs run-check run-check-unit run-soak
+check-programs:
+	@$(MAKE) --no-print-directory all $(UNIT)
+run-check:
+	@tests/run $(UNIT)
+run-check-unit:
+	@tests/run --no-lab $(UNIT)
+run-soak:
+	@tests/run --soak $(UNIT)

@@ -11,6 +11,7 @@ from . import kernel as kernels
 from .apt import SOURCES
 from .paths import BUILD, LAB, LabError, cache, digest
 from .progress import say
+from .state import locked
 
 PACKAGES = """iperf3 sockperf redis-server redis-tools nginx-light wrk openssh-server openssh-client curl wget tcpdump
 nftables conntrack iproute2 iputils-ping ethtool socat netcat-openbsd python3-minimal procps kmod strace perl-base
@@ -36,7 +37,9 @@ def image(extra=()):
     recipe = digest(" ".join(packages), " ".join(SOURCES), CUSTOMIZE)
     path = cache("images", f"{recipe}.squashfs")
     if not path.exists():
-        make_image(packages, path)
+        with locked(cache("lock")):
+            if not path.exists():
+                make_image(packages, path)
     return path
 
 

@@ -11,6 +11,7 @@ import subprocess
 from .apt import Apt
 from .paths import LabError, cache
 from .progress import say
+from .state import locked
 
 DEFAULT = "6.1"
 # What the guests have no use for; the rest of the modules is there, so that tests may load any.
@@ -53,7 +54,9 @@ def get(version=DEFAULT):
         raise LabError(f"kernel version {version!r}: give a series such as 6.1 or 6.12")
     link = cache("kernels", version)
     if not link.exists():
-        fetch(version, link)
+        with locked(cache("lock")):
+            if not link.exists():
+                fetch(version, link)
     root = link.resolve()
     return Kernel(root, root.name)
 

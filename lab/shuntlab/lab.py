@@ -5,6 +5,7 @@ import json
 import shutil
 import stat
 import os
+import threading
 
 from . import accel, agent, daemon, host, image, kernel, state, vm
 from .paths import BUILD, LabError, lab_dir, lab_tag
@@ -36,11 +37,9 @@ def up(**given):
 def _up(lab, options):
     lab["options"] = options
     check_shunt(options)
-    with state.locked(lab_dir().parent / ".cache-lock"):
-        kern = kernel.get(options["kernel"])
-        root = str(image.image(options["with"]))
-        image.initramfs(kern)
-        accelerator = accel.choose(kern)
+    kern = kernel.get(options["kernel"])
+    root = str(image.image(options["with"]))
+    accelerator = accel.choose(kern)
     say(f"kernel {kern.release}, accelerator {accelerator}")
     if options["hosts"] > 1:
         lab["wire"] = f"{lab_tag()}-wire"
@@ -85,10 +84,13 @@ def place(name, number, options):
 
 def boot(lab, names):
     """Start VMs, PARALLEL_BOOTS at a time, and wait until they are ready."""
+    turn = threading.Lock()     # for the state, which all threads share
+
     def one(name):
         say(f"booting {name}")
-        vm.start(name, lab)
-        state.save(lab)
+        with turn:
+            vm.start(name, lab)
+            state.save(lab)
         vm.wait_ready(name, lab["vms"][name])
         say(f"{name} is ready")
 

@@ -70,7 +70,9 @@ def command_line(name, record, hosts, vms):
             "-drive", f"id=modules,file={kern.modules_image},{disk}", "-device", "virtio-blk-pci,drive=modules",
             "-netdev", f"tap,id=net0,ifname={name},script=no,downscript=no{vhost}",
             "-device", f"virtio-net-pci,netdev=net0,mac={record['mac']},romfile=",
-            "-device", "virtio-rng-pci", "-device", "pvpanic", *_sockets(name, record)]
+            "-device", "virtio-rng-pci",
+            # A panicked guest stays, to be looked at.
+            "-device", "pvpanic", "-action", "panic=pause", *_sockets(name, record)]
 
 
 def start(name, lab):
@@ -97,13 +99,18 @@ def wait_ready(name, record, timeout=BOOT_SECONDS):
     """Wait for the agent of a booting VM: it comes last. Says what the console said when it does not come."""
     deadline = time.monotonic() + timeout
     vm_dir = str(directory(name))
+    patience = 5.0
     while True:
         try:
-            status = agent.execute(vm_dir, ["true"], on_output=lambda *_: None, timeout=deadline - time.monotonic())
-            if status == 0:
+            # Several tries: what is sent to a guest that is just resetting is lost.
+            left = deadline - time.monotonic()
+            if agent.execute(vm_dir, ["true"], on_output=lambda *_: None, timeout=max(0.1, min(patience, left))) == 0:
                 return
-            raise LabError(f"{name} does not run commands (status {status})")
+            patience *= 2
         except TimeoutError:
+            patience *= 2
+            if time.monotonic() < deadline:
+                continue
             raise LabError(f"{name} was not ready after {timeout} s; its console said last:\n"
                            + image.tail(directory(name) / "console.log")) from None
         except agent.AgentGone as gone:
