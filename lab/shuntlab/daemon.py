@@ -30,7 +30,7 @@ def start(name, lab):
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, open(log, "ab") as out:
         ready.bind(str(notify))
         argv = ["ip", "netns", "exec", record["netns"], str(program), "--config", str(config),
-                "--runtime-dir", str(run_dir), "--log-level", os.environ.get("SHUNT_LOG_LEVEL", "info")]
+                "--runtime-dir", str(run_dir)] + (["--debug"] if os.environ.get("SHUNT_DEBUG") else [])
         proc = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
                                 env=os.environ | {"NOTIFY_SOCKET": str(notify)})
         record["shuntd"] = state.process(proc.pid)

@@ -3,8 +3,9 @@
 import concurrent.futures
 import json
 import shutil
-import stat
 import os
+import stat
+import subprocess
 import threading
 
 from . import accel, agent, daemon, host, image, kernel, state, vm
@@ -193,7 +194,11 @@ def get(name, source, destination):
 
 
 def module_path(release):
-    """The module built for kernel @release."""
+    """The module built for kernel @release: the one that says so, whatever its directory is called."""
+    for path in sorted((BUILD / "kmod").glob("*/shunt.ko"), key=lambda p: -p.stat().st_mtime):
+        said = subprocess.run(["modinfo", "-F", "vermagic", path], text=True, capture_output=True).stdout
+        if said.split(" ", 1)[0] == release:
+            return path
     return BUILD / "kmod" / release / "shunt.ko"
 
 
