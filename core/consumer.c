@@ -88,11 +88,11 @@ static int consumer_look_move(struct shunt_consumer *c)
 	__u64 raw_seq, raw_pos, raw_off, raw_size;
 
 	/* E3 acquire: the announcement after its number */
-	/* MODEL: look-move-seq */
+	/* MODEL: look-move-seq E3 */
 	raw_seq = shunt_load_acquire(&c->ctl->move_seq);
 	if (SHUNT_LIKELY(raw_seq == c->moves))
 		return 0;
-	/* MODEL: look-move-fields */
+	/* MODEL: look-move-fields E8 */
 	raw_pos = shunt_load_once(&c->ctl->move_pos);
 	raw_off = shunt_load_once(&c->ctl->move_off);
 	raw_size = shunt_load_once(&c->ctl->move_size);
@@ -127,7 +127,7 @@ static int consumer_look(struct shunt_consumer *c)
 	if (c->sealed)
 		return -ESHUTDOWN;
 	/* E1 acquire: payload after prod. E7 acquire: move lines after prod */
-	/* MODEL: look-prod */
+	/* MODEL: look-prod E1 E7 */
 	raw_prod = shunt_load_acquire(&c->ctl->prod);
 	prod = raw_prod & ~SHUNT_ABI_RING_SEALED;
 	if (SHUNT_UNLIKELY(prod < c->prod))
@@ -296,11 +296,11 @@ int shunt_consumer_release(struct shunt_consumer *c)
 	 * E2 release: our reads of the payload before cons. E8 release: our reads of the move lines
 	 * before cons. E5 full: cons before the look at space_event.
 	 */
-	/* MODEL: release */
+	/* MODEL: release E2 E5 E8 */
 	shunt_store_full(&c->ctl->cons, c->cons);
 	c->released = c->cons;
 	/* E5: pairs with the producer's arm, which stores space_event and then looks at cons */
-	/* MODEL: look-space-event */
+	/* MODEL: look-space-event E5 */
 	event = shunt_load_full(&c->ctl->space_event);
 	return shunt_event_hit(event, from, c->released);
 }
@@ -339,9 +339,9 @@ int shunt_consumer_arm_after(struct shunt_consumer *c, __u64 bytes)
 	if (!bytes)
 		bytes = 1;
 	/* E4 full: data_event before the look at prod; pairs with the producer's publish */
-	/* MODEL: arm-data */
+	/* MODEL: arm-data E4 */
 	shunt_store_full(&c->ctl->data_event, c->prod + bytes - 1);
-	/* MODEL: recheck-data */
+	/* MODEL: recheck-data E4 */
 	raw_prod = shunt_load_full(&c->ctl->prod);
 	/* behind, ahead or sealed: unsigned, all of them are no less than @bytes; the next peek judges */
 	return raw_prod - c->prod < bytes;

@@ -8,3 +8,12 @@ ALL += $(CORE_LIB)
 $(CORE_LIB): $(CORE_OBJS)
 	@rm -f $@
 	$(AR) rcs $@ $^
+
+$(BUILD)/bench/ring-bench: bench/ring-bench.c $(CORE_LIB)
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) -o $@ $< $(CORE_LIB)
+ALL += $(BUILD)/bench/ring-bench
+
+.PHONY: bench-ring
+bench-ring: $(BUILD)/bench/ring-bench ## the rings between two processes beside the machine's limits
+	$<

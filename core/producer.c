@@ -35,7 +35,7 @@ static __u64 producer_free(const struct shunt_producer *p)
 static int producer_look(struct shunt_producer *p)
 {
 	/* E2 acquire: the consumer is done with the bytes below cons before we overwrite them */
-	/* MODEL: look-cons */
+	/* MODEL: look-cons E2 E8 */
 	__u64 raw_cons = shunt_load_acquire(&p->ctl->cons);
 
 	if (SHUNT_UNLIKELY(raw_cons < p->cons || raw_cons > p->prod)) {
@@ -248,7 +248,7 @@ int shunt_producer_publish(struct shunt_producer *p)
 	 * E1 release: payload and headers before prod. E7 release: move_seq before a prod beyond
 	 * move_pos. E6: one atomic step with the seal. E4 full: prod before the look at data_event.
 	 */
-	/* MODEL: publish */
+	/* MODEL: publish E1 E4 E6 E7 */
 	found = shunt_cmpxchg_full(&p->ctl->prod, p->prod, p->head);
 	if (SHUNT_UNLIKELY(found != p->prod)) {
 		if (found == (p->prod | SHUNT_ABI_RING_SEALED))
@@ -259,7 +259,7 @@ int shunt_producer_publish(struct shunt_producer *p)
 	p->prod = p->head;
 	p->reserved = 0;
 	/* E4: pairs with the consumer's arm, which stores data_event and then looks at prod */
-	/* MODEL: look-data-event */
+	/* MODEL: look-data-event E4 */
 	event = shunt_load_full(&p->ctl->data_event);
 	err = shunt_event_hit(event, p->checked, p->prod);
 	p->checked = p->prod;
@@ -307,9 +307,9 @@ int shunt_producer_arm(struct shunt_producer *p)
 	if (p->broken)
 		return -EPROTO;
 	/* E5 full: space_event before the look at cons; pairs with the consumer's release */
-	/* MODEL: arm-space */
+	/* MODEL: arm-space E5 */
 	shunt_store_full(&p->ctl->space_event, p->cons);
-	/* MODEL: recheck-space */
+	/* MODEL: recheck-space E5 */
 	raw_cons = shunt_load_full(&p->ctl->cons);
 	/* a consumer that seals instead of releasing rings after the seal: seen here or woken by it */
 	raw_prod = shunt_load_full(&p->ctl->prod);
@@ -343,12 +343,12 @@ int shunt_producer_move(struct shunt_producer *p, __u64 off, void *base, __u64 s
 		return err;
 	if (p->moves && p->cons <= p->floor && p->cons != p->prod)
 		return -EBUSY;
-	/* MODEL: move-fields */
+	/* MODEL: move-fields E8 */
 	shunt_store_once(&p->ctl->move_pos, p->prod);
 	shunt_store_once(&p->ctl->move_off, off);
 	shunt_store_once(&p->ctl->move_size, size);
 	/* E3 release: the announcement before its number */
-	/* MODEL: move-seq */
+	/* MODEL: move-seq E3 */
 	shunt_store_release(&p->ctl->move_seq, ++p->moves);
 	p->base = base;
 	p->size = size;

@@ -33,8 +33,8 @@ __u64 shunt_ring_seal(struct shunt_abi_ring *ctl)
 	 * publish lies either below the final index or fails. The result is read separately because
 	 * a fetch_or that uses it is a loop on x86 that a hostile peer could keep busy.
 	 */
-	/* MODEL: seal */
+	/* MODEL: seal E6 */
 	__atomic_fetch_or(&ctl->prod, SHUNT_ABI_RING_SEALED, __ATOMIC_SEQ_CST);
-	/* MODEL: seal-final */
+	/* MODEL: seal-final E6 */
 	return shunt_load_acquire(&ctl->prod) & ~SHUNT_ABI_RING_SEALED;
 }
