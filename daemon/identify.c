@@ -162,7 +162,7 @@ static void take_nics(struct vm *vm)
 	vm->d->dirty = true;
 	log_info("vm-nics", "vm=%s nics=%u", vm->name, vm->nics);
 	if (vm->hello)
-		roster_welcome(vm);
+		roster_welcome(vm, false);
 }
 
 /* A VM that was gone under this name comes back by another socket: its pairs are this one's. */

@@ -12,3 +12,29 @@ $(BUILD)/daemon/%.o: CFLAGS += $(DAEMON_CFLAGS)
 
 $(SHUNTD): $(BUILD)/daemon/main.o $(DAEMON_OBJS) $(BUILD)/core/libshunt-core.a
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(DAEMON_LIBS)
+
+# Unit tests: one program per noun, against the daemon's own objects.
+DAEMON_UNIT := $(patsubst tests/daemon/%.c,$(BUILD)/tests/daemon/%,$(wildcard tests/daemon/test_*.c))
+$(BUILD)/tests/daemon/test_%: $(BUILD)/tests/daemon/test_%.o $(BUILD)/daemon/%.o $(BUILD)/daemon/log.o
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(DAEMON_LIBS) -lcmocka
+
+# The daemon and the CLI under sanitizers, from the same sources: what the scripted tests drive.
+DAEMON_SAN := $(BUILD)/san
+DAEMON_SAN_FLAGS := -O1 -g -std=gnu11 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+DAEMON_SAN_CORE := $(CORE_OBJS:$(BUILD)/%.o=%.c)
+$(DAEMON_SAN)/daemon/shuntd: $(wildcard daemon/*.[ch] core/*.[ch] include/shunt/abi/*.h)
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(DAEMON_SAN_FLAGS) $(DAEMON_CFLAGS) -o $@ daemon/main.c $(DAEMON_SRCS) $(DAEMON_SAN_CORE) $(DAEMON_LIBS)
+$(DAEMON_SAN)/cli/shunt: $(wildcard cli/*.[ch] daemon/reason.[ch] include/shunt/abi/*.h)
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(DAEMON_SAN_FLAGS) -o $@ $(wildcard cli/*.c) daemon/reason.c $(CLI_LIBS)
+
+# The scripted tests as programs: make's answer to "run this with these binaries".
+DAEMON_SCRIPTED := $(BUILD)/tests/daemon/fake $(BUILD)/tests/daemon/qemu
+$(DAEMON_SCRIPTED): $(BUILD)/tests/daemon/%: tests/daemon/test_%.py tests/daemon/fakevm.py tests/daemon/harness.py \
+		$(DAEMON_SAN)/daemon/shuntd $(DAEMON_SAN)/cli/shunt
+	@mkdir -p $(@D)
+	@printf '#!/bin/sh\nSHUNT_BUILD=%s exec python3 %s "$$@"\n' '$(DAEMON_SAN)' '$<' > $@
+	@chmod +x $@
+
+UNIT += $(DAEMON_UNIT) $(DAEMON_SCRIPTED)

@@ -153,8 +153,11 @@ void roster_update(struct vm *vm)
 		send_op(vm, SHUNT_ABI_ROSTER_SYNC, 0);
 }
 
-/** roster_welcome() - Tell a guest who it is; the whole roster follows. */
-void roster_welcome(struct vm *vm)
+/**
+ * roster_welcome() - Tell a guest who it is.
+ * @reset: the whole roster follows: it has none, or it is not clear what arrived.
+ */
+void roster_welcome(struct vm *vm, bool reset)
 {
 	struct shunt_abi_msg_welcome m = {
 		.version = SHUNT_ABI_VERSION,
@@ -168,7 +171,7 @@ void roster_welcome(struct vm *vm)
 	memcpy(m.host, vm->d->host, sizeof(m.host));
 	m.nics = copy_nics(vm, m.nic);
 	uplink_send(vm, &m, sizeof(m), SHUNT_ABI_MSG_WELCOME);
-	vm->roster_reset = true;
+	vm->roster_reset |= reset;
 	vm->d->dirty = true;
 }
 

@@ -277,7 +277,7 @@ void uplink_break(struct vm *vm, uint32_t reason, const char *why);
 bool uplink_ready(const struct vm *vm);
 
 /* roster.c */
-void roster_welcome(struct vm *vm);
+void roster_welcome(struct vm *vm, bool reset);
 void roster_update(struct vm *vm);
 void roster_ack(struct vm *vm, uint64_t gen);
 bool roster_sees(const struct vm *vm, const struct vm *peer);

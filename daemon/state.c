@@ -472,7 +472,7 @@ void state_load(struct shuntd *d)
 			continue;
 		/* What was queued when the daemon died is lost: say it again. */
 		if (vm->roster_acked != vm->roster_gen)
-			roster_welcome(vm);
+			roster_welcome(vm, true);
 		pair_resend(vm);
 	}
 	d->dirty = true;

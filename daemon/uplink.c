@@ -94,7 +94,7 @@ static void on_hello(struct vm *vm, const struct shunt_abi_msg_hello *h)
 	memcpy(vm->module, h->module, sizeof(vm->module));
 	log_info("hello", "vm=%s generation=%016llx kernel=%s module=%s guest-nics=%u", vm->name,
 		 (unsigned long long)h->generation, vm->kernel, vm->module, h->nics);
-	roster_welcome(vm);
+	roster_welcome(vm, true);
 	vm_refresh_nics(vm);
 }
 

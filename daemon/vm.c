@@ -403,7 +403,7 @@ void vm_relabel(struct vm *vm)
 	snprintf(vm->label, sizeof(vm->label), "%s", label);
 	vm->d->dirty = true;
 	if (vm->hello)
-		roster_welcome(vm);
+		roster_welcome(vm, false);
 }
 
 /**

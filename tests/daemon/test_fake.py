@@ -1,0 +1,503 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-only
+"""The real shuntd against VMs played by fakevm.py: membership, links, failures, restarts."""
+import os
+import socket
+import struct
+
+import fakevm as f
+from harness import check, equal, run, with_config
+
+POOL = 1 << 20      # somewhere in a pair's pool
+
+
+def test_two_vms_get_a_link(w):
+    a, b = w.vm("a"), w.vm("b")
+    up = a.wait("plugged")
+    equal((up["vectors"], up["members"]), (1, [0, 1]), "uplink")
+    b.wait("plugged")
+    welcome = w.hello(a)
+    equal((welcome["name"], welcome["label"], welcome["host"], welcome["nics"]),
+          ("a", "default", "testhost", 1), "welcome")
+    a.wait("roster", op=f.ROSTER_RESET)
+    entry = a.wait("roster", op=f.ROSTER_ADD, name="b")
+    equal((entry["generation"], entry["macs"]), (0, ["52:54:00:00:00:02"]), "b has no module yet")
+    a.wait("roster", op=f.ROSTER_SYNC)
+    w.hello(b)
+    entry = a.wait("roster", op=f.ROSTER_ADD, name="b")
+    equal(entry["generation"], b.generation, "b's generation")
+    for vm in a, b:
+        pair = vm.wait("plugged")
+        equal((pair["vectors"], pair["members"]), (4, [0, 1, 2]), "pair")
+    oa, ob = a.wait("open"), b.wait("open")
+    equal((oa["segment"], oa["epoch"], oa["own"], oa["peer"]), (ob["segment"], ob["epoch"], ob["peer"], ob["own"]),
+          "both ends")
+    equal((oa["vm_id"], oa["generation"], oa["channels"], oa["bdf"]), (b.id, b.generation, 1, 4 << 3), "open")
+    w.up("a", "b")
+    p = w.d.pair("a", "b")
+    equal((p["path"], p["state"], p["reason"]["name"]), ("packet", "up", "none"), "status")
+    vm = w.d.vm("a")
+    equal((vm["module"], vm["kernel"], vm["accel"], vm["served"]), ("0.0-fake", "6.1.0-fake", "tcg", True), "vm")
+    equal(vm["roster_gen"], vm["roster_acked"], "acknowledged")
+
+
+def test_stats_and_cli(w):
+    a, b = w.linked()
+    seg = a.wait("open")["segment"]
+    a.do("stats", segment=seg, tx_bytes=12345)
+    b.do("stats", segment=seg, tx_bytes=99)
+    code, out, _ = w.d.cli("status")
+    equal(code, 0, "exit status")
+    check("packet" in out and "12.1K" in out, out)
+    a.wait("stats_get")
+    code, out, _ = w.d.cli("stats", "--json")
+    check('"tx_bytes": 12345' in out, out)
+    for cmd in "peers", "links", "stats", "version":
+        equal(w.d.cli(cmd)[0], 0, cmd)
+    equal(w.d.cli("detach", "nobody")[0], 1, "unknown VM")
+    equal(w.d.cli("detach")[0], 2, "usage")
+    code, _, err = w.d.cli("attach", "--qmp", "/nonexistent")
+    equal(code, 1, "no such socket")
+    check("-qmp unix" in err, err)
+
+
+@with_config('plug = "demand";')
+def test_demand(w):
+    a, b = w.guest("a"), w.guest("b")
+    a.wait("roster", op=f.ROSTER_ADD, name="b", generation=b.generation)
+    p = w.d.pair("a", "b")
+    equal((p["path"], p["reason"]["name"]), ("network", "idle"), "before")
+    a.do("want", vm_id=b.id)
+    w.up("a", "b")
+    a.do("want", vm_id=4711)
+    w.d.result("status")
+    equal(w.d.vm("a")["counters"]["stale_msgs"], 1, "a stranger is nobody")
+
+
+LABELS = 'plug = "eager"; labels = ({ vm = "b"; label = "other"; });'
+
+
+@with_config(LABELS)
+def test_labels(w):
+    a, b = w.guest("a"), w.guest("b")
+    equal(b.wait("roster", op=f.ROSTER_SYNC)["roster_gen"], 2, "only RESET and SYNC")
+    a.do("want", vm_id=b.id)
+    p = w.d.pair("a", "b")
+    equal((p["path"], p["reason"]["name"], p["state"]), ("network", "policy", "none"), "not allowed")
+    w.d.configure(LABELS + 'allow = (("other", "default"));')
+    w.d.hup()
+    w.up("a", "b")
+    w.d.configure(LABELS)
+    w.d.hup()
+    a.wait("close", reason=f.R_POLICY)
+    b.wait("roster", op=f.ROSTER_DEL)
+    w.d.wait_log("state=parked")
+    equal(w.d.pair("a", "b")["reason"]["name"], "policy", "withdrawn")
+
+
+def test_bad_config_keeps_the_old(w):
+    w.linked()
+    w.d.configure('plug = "eagre";')
+    w.d.hup()
+    line = w.d.wait_log("config-rejected")
+    check("shuntd.conf:4:" in line and 'allowed: "eager", "demand"' in line, line)
+    w.guest("c")
+    w.up("a", "c")
+
+
+def test_detach_attach(w):
+    a, b = w.linked()
+    first = a.wait("open")
+    pair_id = w.d.end("a", "b", "a")["device"]
+    a.do("poke", id=pair_id, offset=POOL, data="deadbeef")
+    code, _, err = w.d.cli("detach", "a")
+    equal(code, 0, err)
+    for vm in a, b:
+        vm.wait("close", reason=f.R_DETACHED)
+    p = w.d.pair("a", "b")
+    equal((p["state"], p["path"], p["reason"]["name"], p["epoch"]), ("parked", "network", "detached", 2), "parked")
+    a.do("peek", id=pair_id, offset=POOL, length=4)
+    equal(a.wait("peek")["data"], "00000000", "scrubbed")
+    equal(w.d.cli("attach", "a")[0], 0, "attach")
+    w.up("a", "b")
+    again = a.wait("open")
+    equal((again["segment"], again["epoch"]), (first["segment"], 2), "same segment, new epoch")
+    check(len(w.d.in_log("plugged vm=")) == 4, "nothing was plugged again")
+
+
+@with_config('plug = "eager"; release_timeout_ms = 300;')
+def test_late_release_is_not_scrubbed(w):
+    a, b = w.linked()
+    o = a.wait("open")
+    pair_id = w.d.end("a", "b", "a")["device"]
+    a.do("poke", id=pair_id, offset=POOL, data="deadbeef")
+    b.do("auto", on=False)
+    code, _, err = w.d.cli("detach", "a")
+    equal(code, 1, "a guest that does not answer")
+    check("in time" in err, err)
+    w.d.wait_log("release-late a=. b=. waiting-for=b")
+    p = w.d.pair("a", "b")
+    equal((p["state"], p["reason"]["name"], p["late"]), ("closing", "timeout", True), "says so")
+    a.do("peek", id=pair_id, offset=POOL, length=4)
+    equal(a.wait("peek")["data"], "deadbeef", "untouched")
+    b.do("link", segment=o["segment"], epoch=o["epoch"], state=f.CLOSED, reason=0)
+    w.d.wait_log("state=parked")
+
+
+def test_peer_killed_and_back(w):
+    a, b = w.linked()
+    first = a.wait("open")
+    device = w.d.end("a", "b", "a")["device"]
+    b.kill()
+    equal(a.wait("close")["reason"], f.R_PEER_DEAD, "reason")
+    a.wait("roster", op=f.ROSTER_DEL)
+    w.d.wait_log("state=parked")
+    equal(w.d.vm("b")["state"], "gone", "b")
+    equal(w.d.pair("a", "b")["reason"]["name"], "peer-dead", "why")
+    w.guest("b", n=2)
+    w.up("a", "b")
+    again = a.wait("open")
+    equal((again["segment"], again["epoch"]), (first["segment"], first["epoch"] + 1), "recycled")
+    equal(w.d.end("a", "b", "a")["device"], device, "the survivor's device stayed")
+
+
+def test_segment_passes_to_another_peer(w):
+    a, b = w.linked()
+    first = a.wait("open")
+    b.kill()
+    os.unlink(b.qmp)
+    w.d.wait_log("state=parked")
+    c = w.guest("c")
+    w.d.wait_log("recycled")
+    w.up("a", "c")
+    again = a.wait("open", vm_id=c.id)
+    equal((again["segment"], again["epoch"], again["own"]), (first["segment"], 2, first["own"]), "recycled")
+    equal(c.wait("open")["segment"], first["segment"], "c")
+
+
+def test_reset(w):
+    a, b = w.linked()
+    a.forget()
+    b.do("event", name="RESET")
+    equal(a.wait("close")["reason"], f.R_PEER_DEAD, "reason")
+    equal(a.wait("roster", op=f.ROSTER_ADD, name="b")["generation"], 0, "no module now")
+    w.d.wait_log("state=parked")
+    equal(w.d.pair("a", "b")["reason"]["name"], "no-module", "why")
+    w.hello(b)
+    w.up("a", "b")
+    equal(len(w.d.in_log("plugged vm=")), 4, "devices stayed plugged")
+
+
+def test_new_hello_ends_old_links(w):
+    a, b = w.linked()
+    w.hello(b)
+    equal(a.wait("close")["reason"], f.R_PEER_DEAD, "reason")
+    w.up("a", "b")
+    equal(a.wait("open", epoch=2)["generation"], b.generation, "new generation")
+
+
+def test_bye(w):
+    a, b = w.linked()
+    b.do("bye", reason=f.R_UNLOAD)
+    equal(a.wait("close")["reason"], f.R_UNLOAD, "reason")
+    w.d.wait_log("state=parked")
+    equal(w.d.pair("a", "b")["reason"]["name"], "module-unloaded", "why")
+
+
+def test_stop_and_resume_are_only_shown(w):
+    a, b = w.linked()
+    b.do("event", name="STOP")
+    w.d.wait_log("vm-run-state vm=b running=0")
+    equal((w.d.vm("b")["state"], w.d.pair("a", "b")["path"]), ("paused", "packet"), "paused")
+    b.do("event", name="RESUME")
+    w.d.wait_log("vm-run-state vm=b running=1")
+
+
+GARBAGE = {
+    "impossible index": lambda vm: vm.do("scribble", prod=1 << 40),
+    "index going back": lambda vm: vm.do("scribble", prod=16),
+    "short message": lambda vm: vm.do("raw", data=struct.pack("<HHI", f.HELLO, 0, 0).hex()),
+    "empty record": lambda vm: vm.do("raw", data=""),
+    "bad version range": lambda vm: vm.do("hello", generation=5, lo=3, hi=2),
+    "no generation": lambda vm: vm.do("hello", generation=0),
+    "impossible state": lambda vm: vm.do("link", segment=1, epoch=1, state=99, reason=0),
+    "impossible reason": lambda vm: vm.do("bye", reason=5000),
+}
+
+
+@with_config('plug = "eager"; liveness_ms = 20;')
+def test_garbage_breaks_only_its_sender(w):
+    a, _ = w.linked()
+    for i, (what, send) in enumerate(GARBAGE.items()):
+        c = w.guest(f"c{i}")
+        w.up("a", f"c{i}")
+        send(c)
+        w.d.wait_log(f"uplink-broken vm=c{i} ")
+        a.wait("close", reason=9)
+        equal(w.d.vm(f"c{i}")["uplink"], "broken", what)
+        equal(w.d.pair("a", "b")["path"], "packet", what)
+        check(w.d.pair("a", f"c{i}")["path"] == "network", what)
+        c.kill()
+        os.unlink(c.qmp)
+        w.d.wait_log("state=parked")
+
+
+def test_broken_uplink_mended_by_operator(w):
+    a, b = w.linked()
+    b.do("scribble", prod=1 << 40)
+    w.d.wait_log("uplink-broken vm=b reason=broken-index")
+    b.do("hello", generation=7)
+    equal(w.d.vm("b")["uplink"], "broken", "sticky")
+    equal(w.d.cli("attach", "b")[0], 0, "attach")
+    w.d.wait_log("uplink-mended")
+    w.hello(b)
+    w.up("a", "b")
+    equal(w.d.vm("b")["counters"]["breaks"], 1, "counted")
+
+
+def test_unknown_messages_are_ignored(w):
+    a, _ = w.linked()
+    a.do("raw", data=struct.pack("<HHI", 60, 0, 0).hex())
+    a.do("link", segment=0x1234, epoch=1, state=f.CLOSED, reason=0)
+    w.hello(a)
+    w.up("a", "b")
+    c = w.d.vm("a")["counters"]
+    equal((c["unknown_msgs"], c["stale_msgs"], c["breaks"]), (1, 1, 0), "counted")
+
+
+def test_flood_is_bounded(w):
+    a = w.guest("a")
+    a.do("flood", n=2000, kind=60)
+    a.do("bells", n=5000)
+    w.guest("b")
+    w.guest("c")
+    w.up_any("b", "c")
+    w.up_any("a", "b")
+    check(w.d.vm("a")["counters"]["masked"] > 0, "was not masked")
+
+
+def test_pair_broken_is_sticky(w):
+    a, b = w.linked()
+    o = a.wait("open")
+    a.do("link", segment=o["segment"], epoch=o["epoch"], state=f.BROKEN, reason=f.R_BROKEN_INDEX)
+    equal(b.wait("close")["reason"], f.R_BROKEN_INDEX, "b is told")
+    w.d.wait_log("state=parked")
+    w.hello(b)
+    p = w.d.pair("a", "b")
+    equal((p["path"], p["reason"]["name"]), ("network", "broken-index"), "sticky")
+    check("says that b" in p["reason"]["detail"], p)
+    w.d.result("attach", vm="b")
+    w.up("a", "b")
+
+
+def test_bar_not_assigned(w):
+    a, b = w.vm("a", auto=False), w.vm("b")
+    for vm in a, b:
+        vm.wait("plugged")
+        w.hello(vm)
+    o = a.wait("open")
+    a.do("link", segment=o["segment"], epoch=o["epoch"], state=f.CLOSED, reason=f.R_BAR)
+    b.wait("close", reason=f.R_BAR)
+    w.d.wait_log("state=parked")
+    p = w.d.pair("a", "b")
+    equal(p["reason"]["name"], "no-bar", "why")
+    check("pref64-reserve" in p["reason"]["hint"], p)
+
+
+def test_foreign_process_on_a_device_socket(w):
+    a = w.vm("a", hold=True)
+    path = a.wait("held")["path"]
+    s = socket.socket(socket.AF_UNIX)
+    s.connect(path)
+    s.settimeout(10)
+    equal(s.recv(64), b"", "a stranger gets nothing")
+    line = w.d.wait_log("peer-refused")
+    check(f"pid={os.getpid()} " in line and f"expected-pid={a.pid}" in line, line)
+    equal(w.d.result("status")["refused_peers"], 1, "counted")
+    a.do("connect_held")
+    a.wait("plugged", vectors=1)
+    check(not os.path.exists(path), "the socket goes once it is used")
+    w.hello(a)
+
+
+def test_kill9_and_adoption(w):
+    a, b = w.linked()
+    o = a.wait("open")
+    device = w.d.end("a", "b", "a")["device"]
+    a.do("poke", id=device, offset=POOL, data="deadbeef")
+    for vm in a, b:
+        vm.forget()
+    for _ in range(3):
+        w.d.restart()
+        w.d.wait_log("vm-attached")
+        w.d.wait_log("vm-attached")
+    p = w.d.pair("a", "b")
+    equal((p["state"], p["path"], p["epoch"]), ("up", "packet", o["epoch"]), "adopted")
+    a.do("peek", id=device, offset=POOL, length=4)
+    equal(a.wait("peek")["data"], "deadbeef", "traffic undisturbed")
+    a.do("devices")
+    equal(len(a.wait("devices")["ids"]), 2, "nothing plugged again")
+    check(not [e for vm in (a, b) for e in vm.queue if e["event"] in ("close", "open", "welcome")],
+          "guests noticed nothing")
+    equal(w.d.cli("detach", "a")[0], 0, "and it works on")
+    b.wait("close", reason=f.R_DETACHED)
+    w.d.restart()
+    equal(w.d.pair("a", "b")["reason"]["name"], "detached", "remembered")
+    w.d.result("attach", vm="a")
+    w.up("a", "b")
+
+
+def test_events_while_the_daemon_was_dead(w):
+    a, b = w.linked()
+    c = w.guest("c")
+    w.up("b", "c")
+    w.d.kill9()
+    b.kill()
+    c.do("hello", generation=999)
+    w.d.start()
+    equal(a.wait("close")["reason"], f.R_PEER_DEAD, "b died meanwhile")
+    c.wait("welcome", generation=999)
+    w.up("a", "c")
+    equal(w.d.pair("a", "b")["reason"]["name"], "peer-dead", "b")
+
+
+def test_kill9_in_mid_close(w):
+    a, b = w.linked()
+    o = a.wait("open")
+    a.do("auto", on=False)
+    b.do("bye", reason=f.R_UNLOAD)
+    a.wait("close")
+    w.d.kill9()
+    w.d.start()
+    equal(a.wait("close")["epoch"], o["epoch"], "said again")
+    equal(w.d.pair("a", "b")["state"], "closing", "not scrubbed yet")
+    a.do("link", segment=o["segment"], epoch=o["epoch"], state=f.CLOSED, reason=0)
+    w.d.wait_log("state=parked")
+
+
+def test_kill9_in_mid_plug(w):
+    a = w.vm("a", hold=True)
+    a.wait("held")
+    w.d.kill9()
+    a.do("opt", key="hold", value=False)
+    w.d.start()
+    up = a.wait("plugged", vectors=1)["id"]
+    w.d.wait_log("plugged vm=a")
+    a.do("devices")
+    equal(a.wait("devices")["chardevs"], [up], "the old chardev was removed")
+    w.hello(a)
+
+
+def test_lost_state_file_replugs(w):
+    a, b = w.linked()
+    a.do("devices")
+    old = a.wait("devices")["ids"]
+    w.d.kill9()
+    os.unlink(f"{w.d.rt}/state.json")
+    w.d.start()
+    for vm in a, b:
+        vm.forget()
+        vm.wait("plugged", vectors=1)
+    for vm in a, b:
+        w.hello(vm)
+    w.up("a", "b")
+    a.do("devices")
+    e = a.wait("devices")
+    check(not set(old) & set(e["ids"]) and len(e["ids"]) == 2, (old, e))
+    check(e["inert"] >= 2 * 10, "descriptor holes are filled")
+
+
+def test_device_del_by_an_operator(w):
+    a, b = w.linked()
+    device = w.d.end("a", "b", "a")["device"]
+    a.do("link", segment=a.wait("open")["segment"], epoch=1, state=f.CLOSED, reason=f.R_DEVICE_GONE)
+    a.do("device_del", id=device)
+    equal(b.wait("close")["reason"], f.R_DEVICE_GONE, "b is told")
+    w.d.wait_log("state=parked segment=.* epoch=2")
+    w.d.wait_any("device-deleted")
+    p = w.d.pair("a", "b")
+    equal((p["path"], p["reason"]["name"]), ("network", "device-gone"), "not plugged again unasked")
+    w.d.result("attach", vm="a")
+    w.up("a", "b")
+    a.do("devices")
+    e = a.wait("devices")
+    check(device not in e["ids"] and device not in e["chardevs"], e)
+    equal(e["inert"], 3 * 4 + 10, "descriptor holes are filled")
+    equal(w.d.vm("a")["counters"]["inert_fds"], 22, "counted")
+
+
+@with_config('plug = "eager"; qmp_greeting_timeout_ms = 200;')
+def test_errors_say_what_to_do(w):
+    d = w.d
+    w.vm("busy", where="outside", busy=True)
+    code, _, err = d.cli("attach", "--qmp", f"{w.work}/busy.qmp")
+    equal(code, 1, "busy")
+    check("give shuntd one of its own" in err, err)
+    w.vm("noiv", where="outside", no_ivshmem=True)
+    code, _, err = d.cli("attach", "--qmp", f"{w.work}/noiv.qmp")
+    check(code == 1 and "ivshmem" in err and "to do:" in err, err)
+    w.vm("full", where="outside", no_slot=True)
+    code, _, err = d.cli("attach", "--qmp", f"{w.work}/full.qmp")
+    check(code == 1 and "no slot/function available" in err and "pcie-root-port" in err, err)
+    w.vm("tight", where="outside", ports={"rp0": 1 << 16})
+    code, _, err = d.cli("attach", "--qmp", f"{w.work}/tight.qmp")
+    check(code == 1 and "no free pcie-root-port with room for 1 MiB" in err, err)
+    roomy = w.vm("roomy", where="outside", ports={"rp0": 1 << 16, "rp1": 1 << 28})
+    code, out, err = d.cli("attach", "--qmp", f"{w.work}/roomy.qmp", "--name", "big", "--label", "x")
+    equal(code, 0, err)
+    equal(roomy.wait("plugged")["bus"], "rp1", "port")
+    check("big: attached (label x)" in out and "module" in out, out)
+    equal(d.vm("big")["reason"]["name"], "no-module", "module missing")
+    w.vm("big", where="outside")
+    code, _, err = d.cli("attach", "--qmp", f"{w.work}/big.qmp")
+    check(code == 1 and "attached already" in err, err)
+
+
+def test_stale_sockets_are_quiet(w):
+    s = socket.socket(socket.AF_UNIX)
+    s.bind(f"{w.d.rt}/vms.d/old.qmp")
+    s.close()
+    w.guest("a")
+    check(not w.d.in_log("warning:.*old.qmp|error:"), "worth a debug line only")
+    w.guest("old", n=9)
+
+
+def test_version_refused(w):
+    a = w.vm("a")
+    a.wait("plugged")
+    a.do("hello", generation=1, lo=2, hi=3)
+    equal(a.wait("refuse")["reason"], f.R_VERSION, "reason")
+    w.d.wait_log("plugged vm=a")
+    equal(w.d.vm("a")["reason"]["name"], "version", "why")
+
+
+@with_config('plug = "eager"; max_pairs_per_vm = 1;')
+def test_caps(w):
+    w.linked()
+    w.guest("c")
+    w.d.wait_log("pair-failed")
+    got = [w.d.pair("a", "c"), w.d.pair("b", "c")]
+    check(all(p["path"] == "network" for p in got), got)
+    check(any("max_pairs_per_vm" in p["reason"]["detail"] for p in got), got)
+
+
+def test_orderly_stop_leaves_everything(w):
+    a, _ = w.linked()
+    w.d.stop()
+    a.forget()
+    w.d.start()
+    equal(w.d.pair("a", "b")["path"], "packet", "as it was")
+    a.do("devices")
+    equal(len(a.wait("devices")["ids"]), 2, "devices")
+
+
+def test_second_daemon_refuses(w):
+    import subprocess
+    from harness import SHUNTD
+    p = subprocess.run([SHUNTD, "-c", w.d.conf], capture_output=True, text=True, timeout=20)
+    equal(p.returncode, 1, "exit status")
+    check("another shuntd runs here" in p.stderr, p.stderr)
+
+
+if __name__ == "__main__":
+    run([v for k, v in list(globals().items()) if k.startswith("test_")])
