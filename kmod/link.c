@@ -203,9 +203,12 @@ static void step_closing(struct shunt_link *link, u32 peer)
 
 static void step(struct shunt_link *link)
 {
-	u32 peer = look(link);
+	u32 peer;
 
 	lockdep_assert_held(&shunt_mutex);
+	if (!shunt_link_busy(link))
+		return;		/* a peer that is READY rings before we are told to open */
+	peer = look(link);
 	switch (link->state) {
 	case SHUNT_ABI_LINK_OPENING:
 		if (peer == SHUNT_ABI_READY)

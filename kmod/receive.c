@@ -153,10 +153,10 @@ static int receive(struct shunt_link *link, int budget)
 		}
 	}
 	rcu_read_unlock();
-	if (unreleased)
-		release(link);
+	release(link);
 	if (err == -EPROTO)
-		WRITE_ONCE(link->rx_broken, SHUNT_ABI_R_BROKEN_INDEX);
+		WRITE_ONCE(link->rx_broken, link->rx.bad_record ? SHUNT_ABI_R_BROKEN_RECORD :
+								  SHUNT_ABI_R_BROKEN_INDEX);
 	return work;
 }
 
