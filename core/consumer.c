@@ -310,12 +310,14 @@ int shunt_consumer_release(struct shunt_consumer *c)
  * @c: the half
  *
  * For polling loops: one relaxed load of the producer's line, and none while the last look still holds
- * something.
+ * something. The line the next record starts on is prefetched beside it: its way between the caches then
+ * overlaps that of prod, which nearly halves a polled round trip (bench/ring-bench.c).
  */
 _Bool shunt_consumer_pending(const struct shunt_consumer *c)
 {
 	if (c->broken || c->cons != c->prod)
 		return 1;
+	__builtin_prefetch(c->base + (c->cons & (c->size - 1)));
 	return shunt_load_once(&c->ctl->prod) != (c->sealed ? c->prod | SHUNT_ABI_RING_SEALED : c->prod);
 }
 

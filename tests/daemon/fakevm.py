@@ -41,7 +41,7 @@ class Ring:
         self.mem, self.data = mem, data
         self.prod = ctypes.c_uint64.from_buffer(mem, ctl)
         self.cons = ctypes.c_uint64.from_buffer(mem, ctl + 64)
-        self.data_event = ctypes.c_uint64.from_buffer(mem, ctl + 72)
+        self.data_event = ctypes.c_uint64.from_buffer(mem, ctl + 192)
 
     def put(self, payload):
         prod, size = self.prod.value, MAILBOX_RING

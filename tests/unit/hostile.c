@@ -341,7 +341,7 @@ static void random_scribbling(void **state)
 		for (i = 0; i < 20 && !r.c.broken; i++) {
 			n = rand_r(&seed) % 4;
 			while (n--)
-				((uint64_t *)r.ctl)[rand_r(&seed) % 20] =
+				((uint64_t *)r.ctl)[rand_r(&seed) % 32] =
 					magic[rand_r(&seed) % 11] + (rand_r(&seed) % 3 ? 0 : rand_r(&seed) % 64 * 16);
 			if (rand_r(&seed) % 2)
 				r.ctl->prod = r.c.prod + rand_r(&seed) % 8 * 16;
@@ -381,7 +381,7 @@ static void *scribble(void *arg)
 	while (!__atomic_load_n(&s->stop, __ATOMIC_RELAXED)) {
 		v = __atomic_load_n(&s->r->ctl->prod, __ATOMIC_RELAXED);
 		__atomic_store_n(&s->r->ctl->prod, v + 16, __ATOMIC_RELAXED);
-		__atomic_store_n(&words[rand_r(&seed) % 20], v + rand_r(&seed) % 64, __ATOMIC_RELAXED);
+		__atomic_store_n(&words[rand_r(&seed) % 32], v + rand_r(&seed) % 64, __ATOMIC_RELAXED);
 		v = (rand_r(&seed) % 128) | (uint64_t)(rand_r(&seed) % 3) << 32;
 		__atomic_store_n(&data[rand_r(&seed) % 512], v, __ATOMIC_RELAXED);
 		__atomic_store_n(&data[rand_r(&seed) % 512], 0, __ATOMIC_RELAXED);

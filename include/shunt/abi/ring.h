@@ -21,23 +21,27 @@
 #define SHUNT_ABI_EXTENT_MIN 4096u
 #define SHUNT_ABI_EXTENT_MAX (1u << 30)
 
+/*
+ * Indices change with every batch, events only when an end goes to sleep: they are on lines of their own,
+ * so that looking at the other end's event costs a polling pair nothing (the line stays in both caches).
+ */
 struct shunt_abi_ring {
 	/* line 0, writer: producer (either end may add SEALED) */
 	__u64 prod;		/* bytes published so far, | SEALED */
-	__u64 space_event;	/* producer's "wake me when cons moves past this" */
-	__u64 reserved0[6];
+	__u64 reserved0[7];
 	/* line 1, writer: consumer */
 	__u64 cons;		/* bytes consumed so far */
-	__u64 data_event;	/* consumer's "wake me when prod moves past this" */
-	__u64 reserved1[6];
-	/* line 2, writer: producer; changes only when the ring moves */
+	__u64 reserved1[7];
+	/* line 2, writer: producer; changes when the ring moves or the producer waits for space */
 	__u64 move_seq;		/* number of moves announced so far */
 	__u64 move_pos;		/* first index that lives in the new extent */
 	__u64 move_off;		/* the new extent: segment offset */
 	__u64 move_size;	/* the new extent: bytes, a power of two */
-	__u64 reserved2[4];
-	/* line 3: reserved, zero */
-	__u64 reserved3[8];
+	__u64 space_event;	/* producer's "wake me when cons moves past this" */
+	__u64 reserved2[3];
+	/* line 3, writer: consumer; changes when the consumer waits for data */
+	__u64 data_event;	/* consumer's "wake me when prod moves past this" */
+	__u64 reserved3[7];
 };
 
 /*
@@ -63,6 +67,7 @@ struct shunt_abi_rec {
 SHUNT_ABI_ASSERT(sizeof(struct shunt_abi_ring) == 256, "ring control block is 4 lines");
 SHUNT_ABI_ASSERT(__builtin_offsetof(struct shunt_abi_ring, cons) == 64, "consumer's line");
 SHUNT_ABI_ASSERT(__builtin_offsetof(struct shunt_abi_ring, move_seq) == 128, "move line");
+SHUNT_ABI_ASSERT(__builtin_offsetof(struct shunt_abi_ring, data_event) == 192, "consumer's event line");
 SHUNT_ABI_ASSERT(sizeof(struct shunt_abi_rec) == SHUNT_ABI_REC_ALIGN, "record header");
 
 #endif
