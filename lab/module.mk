@@ -6,6 +6,12 @@ image: ## fetch and build the lab's guest kernel and image (cached in /var/cache
 	@lab/shunt-lab kernel
 	@lab/shunt-lab image
 
+.PHONY: demo
+demo: ## two VMs, the same unmodified programs before and after; prints the table (DEMO="--quick ...")
+	@lab/setup
+	@$(MAKE) --no-print-directory all
+	@lab/demo $(DEMO)
+
 # UNIT is complete only when every makefile is read, hence the recursion; and what lab/setup installs
 # may change what they say.
 .PHONY: check check-unit soak

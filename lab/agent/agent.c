@@ -7,7 +7,7 @@
  *
  * One process per port ("shunt.agent.N"), one session at a time per port. A session is one command:
  *
- *	host:  HELLO(nonce) EXEC(part)... RUN  STDIN... STDIN(empty = EOF)  KILL
+ *	host:  HELLO(nonce) EXEC(part)... RUN  STDIN... STDIN(empty = EOF)  KILL(signal)
  *	guest: HELLO(magic, nonce)  STDOUT|STDERR|CREDIT...  EXIT(status) | ERROR(text)
  *
  * A frame is one byte of type, three of length (little-endian), and the payload. A port is a byte
@@ -24,7 +24,8 @@
  * The port is watched edge-triggered: a port without a client reports a permanent hang-up, and the
  * driver wakes its waiters when a client comes. It does that from a work queue, possibly after it
  * delivered the client's first bytes; until then nothing can be sent, so HELLO's answer may have to
- * wait for that edge.
+ * wait for that edge. For the same reason a hang-up counts only when it lasts: the late news of the
+ * last client's leaving may come after the next one's command began.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -49,6 +50,7 @@
 #define STDIN_WINDOW (256 * 1024)
 #define REQUEST_MAX (1024 * 1024)
 #define NONCE_LEN 16
+#define HANGUP_MS 300			/* a hang-up this long is one */
 #define MAGIC "\177SHUNTAGENT1\n\0\0\0"	/* 16 bytes */
 
 enum { F_NOP = 0, F_HELLO = 1, F_EXEC = 2, F_RUN = 3, F_STDIN = 4, F_KILL = 5 };
@@ -76,6 +78,25 @@ struct agent {
 	struct command cmd;
 };
 
+static int port_hung_up(const struct agent *a)
+{
+	struct pollfd pfd = { .fd = a->port };
+
+	poll(&pfd, 1, 0);
+	return !!(pfd.revents & POLLHUP);
+}
+
+/* Is there no client, for HANGUP_MS? */
+static int client_gone(const struct agent *a)
+{
+	for (int waited = 0; port_hung_up(a); waited += 10) {
+		if (waited >= HANGUP_MS)
+			return 1;
+		usleep(10000);
+	}
+	return 0;
+}
+
 /* Send all of @len bytes, waiting for room. -1: the client is gone. */
 static int port_write(struct agent *a, const void *data, size_t len)
 {
@@ -94,7 +115,7 @@ static int port_write(struct agent *a, const void *data, size_t len)
 		struct pollfd pfd = { .fd = a->port, .events = POLLOUT };
 
 		poll(&pfd, 1, -1);
-		if (pfd.revents & POLLHUP)
+		if ((pfd.revents & POLLHUP) && client_gone(a))
 			return -1;
 	}
 	return 0;
@@ -369,7 +390,7 @@ static void on_frame(struct agent *a, int type, const uint8_t *data, size_t len)
 		break;
 	case F_KILL:
 		if (a->cmd.pid)
-			kill(-a->cmd.pid, SIGKILL);
+			kill(-a->cmd.pid, len ? data[0] : SIGKILL);
 		break;
 	}
 }
@@ -408,16 +429,14 @@ static void on_bytes(struct agent *a, const uint8_t *p, size_t len)
 
 static void on_port(struct agent *a)
 {
-	struct pollfd pfd = { .fd = a->port, .events = POLLIN };
 	uint8_t buf[FRAME_MAX];
 	ssize_t n;
 
 	while ((n = read(a->port, buf, sizeof(buf))) > 0)
 		on_bytes(a, buf, (size_t)n);
-	poll(&pfd, 1, 0);
-	if (pfd.revents & POLLHUP) {
+	if (a->cmd.pid && client_gone(a))
 		session_end(a);
-	} else if (a->hello_due) {
+	if (a->hello_due && !port_hung_up(a)) {
 		a->hello_due = 0;
 		send_frame(a, R_HELLO, a->hello, sizeof(a->hello));
 	}

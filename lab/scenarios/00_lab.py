@@ -72,6 +72,15 @@ def test_exec_parallel(lab):
         expect_equal(background.wait().out, f"{i}\n", "output")
 
 
+def test_background(lab):
+    """A command in the background is watched while it runs, and stops when told."""
+    background = lab.vm1.bg("trap 'echo bye; exit 3' INT; echo here; while :; do sleep 0.1; done")
+    background.wait_output("here")
+    expect(background.running, "it runs")
+    result = background.stop()
+    expect_equal((result.status, result.out), (3, "here\nbye\n"), "after SIGINT")
+
+
 def test_exec_latency(lab):
     """The agent answers quickly: a median of less than 100 ms for a whole command, emulated."""
     times = []

@@ -89,6 +89,13 @@ class Session:
         del self.received[:self.received.index(want) + len(want)]
         self.sock.setblocking(False)
 
+    def signal(self, number):
+        """Send the command's process group a signal; only when its input has ended (any thread may)."""
+        try:
+            self.sock.send(frame(KILL, bytes([number])))
+        except OSError:
+            pass        # it has just ended
+
     def close(self):
         """Give the port back; a command that still runs is killed by the agent."""
         if self.sock:
@@ -204,7 +211,7 @@ class Command:
             raise LabError(f"agent: {payload.decode(errors='replace')}")
 
 
-def execute(directory, argv, *, stdin=b"", on_output, timeout=None, env=None):
+def execute(directory, argv, *, stdin=b"", on_output, timeout=None, env=None, on_start=lambda session: None):
     """
     Run @argv in the guest whose agent sockets are in @directory. @stdin: bytes or a descriptor.
     @on_output(kind, bytes) gets R_STDOUT and R_STDERR pieces as they come. Returns the exit status.
@@ -212,6 +219,7 @@ def execute(directory, argv, *, stdin=b"", on_output, timeout=None, env=None):
     deadline = None if timeout is None else time.monotonic() + timeout
     session = Session(directory, deadline)
     try:
+        on_start(session)
         return Command(session, argv, env or {}, stdin, on_output, deadline).run()
     finally:
         session.close()

@@ -14,7 +14,7 @@ from .progress import say
 from .state import locked
 
 PACKAGES = """iperf3 sockperf redis-server redis-tools nginx-light wrk openssh-server openssh-client curl wget tcpdump
-nftables conntrack iproute2 iputils-ping ethtool socat netcat-openbsd python3-minimal procps kmod strace perl-base
+nftables conntrack iproute2 iputils-ping ethtool socat netcat-openbsd python3 netbase procps kmod strace perl-base
 libmnl0 libjansson4""".split()
 INITRAMFS_MODULES = ["virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "virtio_rng", "squashfs", "overlay",
                      "pvpanic_mmio", "evdev", "button", "af_packet"]

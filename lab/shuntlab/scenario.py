@@ -18,6 +18,7 @@ import dataclasses
 import json
 import os
 import re
+import signal
 import subprocess
 import threading
 import time
@@ -108,6 +109,7 @@ class Background:
         self.vm = vm
         self.command = command
         self.status = None
+        self._session = None
         self._out = {agent.R_STDOUT: bytearray(), agent.R_STDERR: bytearray()}
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, args=(timeout,), daemon=True)
@@ -116,12 +118,17 @@ class Background:
     def _run(self, timeout):
         try:
             status = agent.execute(self.vm.directory, ["sh", "-c", self.command], on_output=self._output,
-                                   timeout=timeout)
+                                   timeout=timeout, on_start=self._start)
         except (LabError, TimeoutError) as error:
             self._output(agent.R_STDERR, f"[{error}]".encode())
             status = 255
         with self._changed:
             self.status = status
+            self._changed.notify_all()
+
+    def _start(self, session):
+        with self._changed:
+            self._session = session
             self._changed.notify_all()
 
     def _output(self, kind, data):
@@ -163,11 +170,13 @@ class Background:
                f"{self.vm.name}: `{self.command}`: status {self.status}: {self.out}{self.err}")
         return Result(self.status, self.out, self.err)
 
-    def stop(self, signal="INT"):
-        """Send its process a signal (by its command line) and wait for its end."""
-        word = self.command.split()[0]
-        self.vm.run(f"pkill -{signal} -x {word}")
-        return self.wait(check=False)
+    def stop(self, number=signal.SIGINT, timeout=30):
+        """Send its process group a signal and wait for its end; how it ended."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._session or self.status is not None, timeout)
+            if self.status is None:
+                self._session.signal(number)
+        return self.wait(timeout, check=False)
 
 
 class Vm:
