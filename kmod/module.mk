@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 # The guest module, built once per guest kernel release, out of tree, in build/kmod/<release>/.
 # KDIRS: kernel build directories. `make module KDIR=/lib/modules/$(uname -r)/build` builds for one kernel.
 KDIRS ?= $(KDIR)
