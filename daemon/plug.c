@@ -35,7 +35,8 @@ static void finish(struct end *e, enum end_state state, uint32_t reason, const c
 	ivshmem_unlisten(e);
 	e->state = state;
 	e->reason = reason;
-	snprintf(e->detail, sizeof(e->detail), "%s", detail);
+	if (detail != e->detail)
+		snprintf(e->detail, sizeof(e->detail), "%s", detail);
 	vm->d->dirty = true;
 	if (state == END_FAILED)
 		log_warn("plug-failed", "vm=%s device=%s reason=%s detail=\"%s\"", vm->name, e->qdev,
@@ -52,12 +53,26 @@ static void remove_chardev(struct vm *vm, const char *id)
 		qmp_call(vm->qmp, "chardev-remove", json_pack("{s:s}", "id", id), NULL, NULL);
 }
 
+static void on_failed_removed(void *ctx, json_t *ret, const char *error)
+{
+	struct end *e = ctx;
+
+	(void)ret;
+	(void)error;
+	finish(e, END_FAILED, e->reason, e->detail);
+}
+
+/* Failed only once nothing is left behind in QEMU. */
 static void fail(struct end *e, uint32_t reason, const char *detail)
 {
-	if (e->chardev)
-		remove_chardev(e->vm, e->qdev);
+	if (!e->chardev) {
+		finish(e, END_FAILED, reason, detail);
+		return;
+	}
 	e->chardev = false;
-	finish(e, END_FAILED, reason, detail);
+	e->reason = reason;
+	snprintf(e->detail, sizeof(e->detail), "%s", detail);
+	qmp_call(e->vm->qmp, "chardev-remove", json_pack("{s:s}", "id", e->qdev), on_failed_removed, e);
 }
 
 /* --- where the device landed --- */

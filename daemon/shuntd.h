@@ -100,6 +100,7 @@ struct uplink {
 	uint32_t seq;
 	uint32_t broken;	/* sticky enum shunt_abi_reason, or 0 */
 	unsigned int budget;	/* work left in this tick */
+	bool silence_noted;	/* that the guest says no HELLO was logged */
 	bool masked;		/* budget used up: the doorbell is not looked at until the tick */
 	uint64_t bad_msgs, unknown_msgs, stale_msgs, masked_ticks, breaks;
 	uint64_t plugged_at;	/* CLOCK_MONOTONIC usec */

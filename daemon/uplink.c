@@ -355,6 +355,7 @@ int uplink_create(struct vm *vm)
 	if (r)
 		return r;
 	u->plugged_at = now_usec(vm->d);
+	u->silence_noted = false;
 	plug_end(&u->end, vm, u->seg, 1);
 	return 0;
 }
@@ -393,6 +394,19 @@ void uplink_mend(struct vm *vm)
 		log_info("uplink-mended", "vm=%s", vm->name);
 }
 
+/* Said once: most guests without the module never get it. */
+static void note_silence(struct vm *vm)
+{
+	struct uplink *u = &vm->uplink;
+	uint64_t waited = now_usec(vm->d) - u->plugged_at;
+
+	if (vm->hello || u->silence_noted || u->end.state != END_PLUGGED ||
+	    waited < vm->d->config->hello_timeout_ms * 1000)
+		return;
+	u->silence_noted = true;
+	log_info("no-hello", "vm=%s detail=\"%s\"", vm->name, shunt_reason_text(SHUNT_ABI_R_NO_MODULE));
+}
+
 /**
  * uplink_tick() - Every liveness tick: show life, look for the guest's, renew its budget.
  */
@@ -412,6 +426,7 @@ void uplink_tick(struct vm *vm)
 		u->last_liveness = raw;
 		u->liveness_at = now_usec(vm->d);
 	}
+	note_silence(vm);
 	u->budget = BUDGET;
 	if (u->masked && !u->broken) {
 		u->masked = false;

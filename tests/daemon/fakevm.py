@@ -30,6 +30,17 @@ MAILBOX_RING = 16384
 MAILBOX_HEAD = 4096
 
 
+def abi_offsets():
+    """Where fields are, from the golden layout: "struct NAME.FIELD at OFFSET size BYTES"."""
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../abi/layout.golden")
+    with open(path, encoding="utf-8") as golden:
+        words = [line.split() for line in golden if " at " in line]
+    return {w[1]: int(w[3]) for w in words if w[0] == "struct"}
+
+
+AT = abi_offsets()
+
+
 def text(raw):
     return raw.split(b"\0", 1)[0].decode()
 
@@ -39,9 +50,9 @@ class Ring:
 
     def __init__(self, mem, ctl, data):
         self.mem, self.data = mem, data
-        self.prod = ctypes.c_uint64.from_buffer(mem, ctl)
-        self.cons = ctypes.c_uint64.from_buffer(mem, ctl + 64)
-        self.data_event = ctypes.c_uint64.from_buffer(mem, ctl + 192)
+        self.prod = ctypes.c_uint64.from_buffer(mem, ctl + AT["shunt_abi_ring.prod"])
+        self.cons = ctypes.c_uint64.from_buffer(mem, ctl + AT["shunt_abi_ring.cons"])
+        self.data_event = ctypes.c_uint64.from_buffer(mem, ctl + AT["shunt_abi_ring.data_event"])
 
     def put(self, payload):
         prod, size = self.prod.value, MAILBOX_RING
@@ -288,7 +299,7 @@ class Child:
 
     def take_uplink(self, d):
         self.uplink = d
-        box, = struct.unpack_from("<I", d.mem, 60)   # mailbox_off
+        box, = struct.unpack_from("<I", d.mem, AT["shunt_abi_segment.mailbox_off"])
         self.up = Ring(d.mem, box, box + MAILBOX_HEAD)
         self.down = Ring(d.mem, box + 256, box + MAILBOX_HEAD + MAILBOX_RING)
         self.sel.register(d.eventfds[1][0], selectors.EVENT_READ, self.on_bell)

@@ -471,6 +471,17 @@ def test_version_refused(w):
     equal(w.d.vm("a")["reason"]["name"], "version", "why")
 
 
+@with_config('plug = "eager"; hello_timeout_ms = 200;')
+def test_module_missing(w):
+    w.guest("a")
+    w.vm("b")
+    w.d.wait_log("no-hello vm=b")
+    p = w.d.pair("a", "b")
+    equal((p["path"], p["reason"]["name"]), ("network", "no-module"), "why")
+    _, out, _ = w.d.cli("status")
+    check("b: the guest runs no shunt module. To do: load it in the guest: modprobe shunt." in out, out)
+
+
 @with_config('plug = "eager"; max_pairs_per_vm = 1;')
 def test_caps(w):
     w.linked()

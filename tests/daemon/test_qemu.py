@@ -84,7 +84,7 @@ class Qemu:
         fd = os.open(self.memfd("up"), os.O_RDWR)
         mem = mmap.mmap(fd, os.fstat(fd).st_size)
         os.close(fd)
-        box, = struct.unpack_from("<I", mem, 60)
+        box, = struct.unpack_from("<I", mem, f.AT["shunt_abi_segment.mailbox_off"])
         self.up = f.Ring(mem, box, box + f.MAILBOX_HEAD)
         self.down = f.Ring(mem, box + 256, box + f.MAILBOX_HEAD + f.MAILBOX_RING)
         self.post(w, f.HELLO, struct.pack("<HHIQQ64s64s64s", 1, 1, 0, 0, generation, b"none", b"none", b""))
@@ -118,6 +118,7 @@ def link(w, a, b):
     for name in "a", "b":
         w.d.wait_any(f"plugged vm={name} device=shunt-pair-")
     w.d.wait_any("state=offered")
+    w.d.result("status")    # answered after what was decided has been published
 
 
 def test_plug_uplinks_and_a_pair(w):
