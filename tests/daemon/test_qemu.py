@@ -108,6 +108,7 @@ def two(w):
     a, b = Qemu(w, "a", 1), Qemu(w, "b", 2)
     for name in "a", "b":
         w.d.wait_any(f"plugged vm={name} ")
+    w.d.result("status")    # answered after the state file was written
     return a, b
 
 
