@@ -8,6 +8,7 @@
 #include "shunt.h"
 
 static struct genl_family shunt_family;
+static bool registered;	/* events stop before the family's multicast group can become somebody else's */
 
 static int put_status(struct sk_buff *msg)
 {
@@ -57,10 +58,17 @@ static int status_get(struct sk_buff *skb, struct genl_info *info)
 
 static int put_nic(struct sk_buff *msg, const struct shunt_nic *nic)
 {
-	const char *state = nic->bound ? "bound" : "not named by shuntd";
+	const char *obstacle = nic->bound ? shunt_nic_obstacle(nic) : NULL;
+	char state[96];
 
-	if (nic->bound && !ether_addr_equal(nic->dev->dev_addr, nic->mac))
-		state = "bound, but its address was changed: frames take the network";
+	if (!nic->bound)
+		strscpy(state, "not named by shuntd", sizeof(state));
+	else if (!ether_addr_equal(nic->dev->dev_addr, nic->mac))
+		strscpy(state, "bound, but its address was changed: frames take the network", sizeof(state));
+	else if (obstacle)
+		snprintf(state, sizeof(state), "bound, but has %s: frames take the network", obstacle);
+	else
+		strscpy(state, "bound", sizeof(state));
 	if (nla_put_string(msg, SHUNT_A_NIC_NAME, nic->dev->name) ||
 	    nla_put(msg, SHUNT_A_NIC_MAC, ETH_ALEN, nic->mac) ||
 	    nla_put_string(msg, SHUNT_A_NIC_STATE, state))
@@ -208,9 +216,11 @@ static struct genl_family shunt_family __ro_after_init = {
  */
 void shunt_netlink_event(struct shunt_peer *peer)
 {
-	struct sk_buff *msg = genlmsg_new(NLMSG_GOODSIZE, GFP_KERNEL);
+	struct sk_buff *msg;
 	void *hdr;
 
+	lockdep_assert_held(&shunt_mutex);
+	msg = registered ? genlmsg_new(NLMSG_GOODSIZE, GFP_KERNEL) : NULL;
 	if (!msg)
 		return;
 	hdr = genlmsg_put(msg, 0, 0, &shunt_family, 0, SHUNT_CMD_EVENT);
@@ -227,7 +237,10 @@ void shunt_netlink_event(struct shunt_peer *peer)
  */
 int shunt_netlink_init(void)
 {
-	return genl_register_family(&shunt_family);
+	int err = genl_register_family(&shunt_family);
+
+	registered = !err;
+	return err;
 }
 
 /**
@@ -235,5 +248,8 @@ int shunt_netlink_init(void)
  */
 void shunt_netlink_exit(void)
 {
+	mutex_lock(&shunt_mutex);
+	registered = false;
+	mutex_unlock(&shunt_mutex);
 	genl_unregister_family(&shunt_family);
 }

@@ -18,6 +18,7 @@
 #include <linux/rtnetlink.h>
 #include <linux/slab.h>
 #include <net/ip.h>
+#include <net/sch_generic.h>
 
 #include "compat/compat.h"
 #include "shunt.h"
@@ -115,6 +116,63 @@ static bool eligible(const struct shunt_nic *nic, const struct sk_buff *skb)
 	return eligible_proto(skb);
 }
 
+/*
+ * A queueing discipline, tc program or XDP program somebody attached may enforce something that a frame
+ * in shared memory would bypass; only the kernel's own defaults are known not to (RULES 12).
+ */
+static const char *obstacle(const struct shunt_nic *nic)
+{
+	static const char * const plain[] = { "noqueue", "mq", "pfifo_fast", "fq", "fq_codel", "noop" };
+	const struct net_device *dev = nic->dev;
+	const struct Qdisc *root = rcu_dereference(dev->qdisc);
+	const struct Qdisc *leaf = rcu_dereference(netdev_get_tx_queue(dev, 0)->qdisc);
+
+	if (shunt_dev_has_tc_egress(dev))
+		return "a tc egress filter";
+	if (dev_xdp_prog_count((struct net_device *)dev) || rcu_access_pointer(dev->xdp_prog))
+		return "an XDP program";
+	if (root && __sysfs_match_string(plain, ARRAY_SIZE(plain), root->ops->id) < 0)
+		return "a queueing discipline";
+	if (leaf && __sysfs_match_string(plain, ARRAY_SIZE(plain), leaf->ops->id) < 0)
+		return "a queueing discipline";
+	return NULL;
+}
+
+/* obstacle() compares names; this remembers the kinds of qdisc it last found harmless. */
+static bool unobstructed(struct shunt_nic *nic)
+{
+	const struct net_device *dev = nic->dev;
+	const struct Qdisc *root = rcu_dereference(dev->qdisc);
+	const struct Qdisc *leaf = rcu_dereference(netdev_get_tx_queue(dev, 0)->qdisc);
+
+	if (!root || !leaf)
+		return false;
+	if (likely(root->ops == READ_ONCE(nic->plain_root) && leaf->ops == READ_ONCE(nic->plain_leaf)))
+		return !shunt_dev_has_tc_egress(dev) && !rcu_access_pointer(dev->xdp_prog) &&
+		       !dev_xdp_prog_count((struct net_device *)dev);
+	if (obstacle(nic))
+		return false;
+	WRITE_ONCE(nic->plain_root, root->ops);
+	WRITE_ONCE(nic->plain_leaf, leaf->ops);
+	return true;
+}
+
+/**
+ * shunt_nic_obstacle() - what somebody attached to the NIC that keeps it on the network, or NULL
+ * @nic: a bound NIC
+ *
+ * Context: process or data path; takes the RCU read lock.
+ */
+const char *shunt_nic_obstacle(const struct shunt_nic *nic)
+{
+	const char *what;
+
+	rcu_read_lock();
+	what = obstacle(nic);
+	rcu_read_unlock();
+	return what;
+}
+
 static unsigned int egress_hook(void *priv, struct sk_buff *skb, const struct nf_hook_state *state)
 {
 	struct shunt_nic *nic = priv;
@@ -135,7 +193,7 @@ static unsigned int egress_hook(void *priv, struct sk_buff *skb, const struct nf
 		shunt_peer_count(peer);
 		return NF_ACCEPT;
 	}
-	if (!eligible(nic, skb)) {
+	if (!eligible(nic, skb) || !unobstructed(nic)) {
 		WRITE_ONCE(link->stats.tx_ineligible, link->stats.tx_ineligible + 1);
 		return NF_ACCEPT;
 	}

@@ -13,8 +13,9 @@
  * napi_disable() waits for the SCHED bit; a spin ends when it sees that wait, so links can go.
  *
  * The window (spin_ns) is the time spent spinning without finding anything since the last
- * activity. It doubles when the next frame comes soon after giving up (it would have paid) and halves
- * when nothing came for long (it did not), between an eighth of shunt_spin_us and shunt_spin_max_us.
+ * activity. It doubles when the next frame comes so soon after giving up that a window within
+ * shunt_spin_max_us would have paid, and halves when even that would not have (a starved peer, for
+ * one), but not below an eighth of shunt_spin_us.
  * shunt_spin_us=0 switches spinning off.
  */
 #include <linux/kernel_stat.h>
@@ -42,7 +43,8 @@ static void adapt(struct shunt_link *link, u64 now)
 	if (!link->spin_ns)
 		link->spin_ns = base;
 	if (link->spin_slept) {
-		if (now - link->spin_slept < spin_max())
+		/* would a window up to the bound have seen this frame come? */
+		if (link->spin_ns + (now - link->spin_slept) < spin_max())
 			link->spin_ns = min(link->spin_ns * 2, spin_max());
 		else
 			link->spin_ns = max(link->spin_ns / 2, base / 8);

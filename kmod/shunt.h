@@ -93,6 +93,8 @@ struct shunt_nic {
 	struct net_device *dev;
 	u8 mac[ETH_ALEN];		/* permanent address */
 	bool bound;			/* named by shuntd, hook registered */
+	const void *plain_root;		/* qdisc kinds last found harmless; compared, never followed */
+	const void *plain_leaf;
 	struct nf_hook_ops *ops;
 	struct rcu_head rcu;
 };
@@ -103,6 +105,7 @@ int shunt_nic_init(void);
 void shunt_nic_exit(void);
 void shunt_nic_allow(const struct shunt_abi_mac *macs, u32 n);
 struct shunt_nic *shunt_nic_lookup(const u8 *mac);
+const char *shunt_nic_obstacle(const struct shunt_nic *nic);
 
 /* ---- links: link.c ---- */
 

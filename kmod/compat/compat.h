@@ -32,4 +32,14 @@ static inline void shunt_dummy_netdev_free(struct net_device *dev)
 #endif
 }
 
+/* 6.6 replaced the pair of mini qdiscs by tcx entries. */
+static inline bool shunt_dev_has_tc_egress(const struct net_device *dev)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 6, 0)
+	return rcu_access_pointer(dev->tcx_egress);
+#else
+	return rcu_access_pointer(dev->miniq_egress);
+#endif
+}
+
 #endif
