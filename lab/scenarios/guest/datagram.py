@@ -1,0 +1,149 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0-only OR MIT
+"""
+Datagrams with known contents.
+
+  echo PORT              UDP, both families: send back whatever comes
+  ask HOST PORT N SIZE.. send N datagrams of each size, one at a time; each must come back unchanged
+  try HOST PORT N        send N small ones, 50 ms apart; say how many came back (`back K`)
+  hear PORT N SECONDS    join the lab's groups, receive N datagrams; print where each came and what it said
+  say ADDRESS PORT TEXT N   send TEXT0..TEXTN-1 to a group or broadcast address
+  raw-echo PROTOCOL      IP protocol, both families: send back whatever comes, its first byte turned round
+  raw-ask HOST PROTOCOL N SIZE..
+"""
+import random
+import select
+import socket
+import sys
+import time
+
+GROUP4, GROUP6, NIC = "239.7.7.7", "ff12::7777", "eth0"
+PATIENCE = 10
+
+
+def family(host):
+    """Of an address."""
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def echo(port):
+    """One socket for both families."""
+    sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    sock.bind(("::", int(port)))
+    while True:
+        data, sender = sock.recvfrom(65536)
+        sock.sendto(data, sender)
+
+
+def payload(number, size):
+    """Different for each datagram, and long runs of it match nothing else."""
+    return random.Random(number * 100003 + size).randbytes(size)
+
+
+def ask(host, port, count, *sizes):
+    """Send, wait, compare. Retries nothing: a lost datagram is a failure."""
+    sock = socket.socket(family(host), socket.SOCK_DGRAM)
+    sock.connect((host, int(port)))
+    sock.settimeout(PATIENCE)
+    for size in map(int, sizes):
+        for number in range(int(count)):
+            data = payload(number, size)
+            sock.send(data)
+            if sock.recv(65536) != data:
+                sys.exit(f"datagram {number} of {size} bytes came back changed")
+    print("all back")
+
+
+def attempt(host, port, count):
+    """What comes back, when some may not."""
+    sock = socket.socket(family(host), socket.SOCK_DGRAM)
+    sock.connect((host, int(port)))
+    back = 0
+    for number in range(int(count)):
+        try:
+            sock.send(b"try %d" % number)
+        except OSError:         # a local firewall's drop is EPERM
+            pass
+        while select.select([sock], [], [], 0.05)[0]:
+            try:
+                back += sock.recv(100).startswith(b"try")
+            except OSError:
+                break
+    print(f"back {back}")
+
+
+def hear(port, count, seconds):
+    """Group members for both families, and broadcast."""
+    index = socket.if_nametoindex(NIC)
+    four = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    four.bind(("", int(port)))
+    mreq = socket.inet_aton(GROUP4) + bytes(4) + index.to_bytes(4, sys.byteorder)
+    four.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, mreq)
+    six = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    six.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    six.bind(("::", int(port)))
+    six.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP,
+                   socket.inet_pton(socket.AF_INET6, GROUP6) + index.to_bytes(4, sys.byteorder))
+    print("listening", flush=True)
+    deadline = time.monotonic() + float(seconds)
+    heard = 0
+    while heard < int(count) and time.monotonic() < deadline:
+        for sock in select.select([four, six], [], [], 0.5)[0]:
+            print("heard", sock.recv(2000).decode(), flush=True)
+            heard += 1
+    while select.select([four, six], [], [], 0.5)[0]:       # none may come twice
+        for sock in select.select([four, six], [], [], 0)[0]:
+            print("heard", sock.recv(2000).decode(), flush=True)
+
+
+def say(address, port, text, count):
+    """To many."""
+    sock = socket.socket(family(address), socket.SOCK_DGRAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+    if family(address) == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, socket.if_nametoindex(NIC))
+    else:
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF,
+                        bytes(8) + socket.if_nametoindex(NIC).to_bytes(4, sys.byteorder))
+    for number in range(int(count)):
+        sock.sendto(f"{text}{number}".encode(), (address, int(port)))
+
+
+def turned(data):
+    """An answer that is no copy of the question."""
+    return bytes([data[0] ^ 0xff]) + data[1:]
+
+
+def raw_echo(protocol):
+    """Raw IPv4 sockets give the header, too; IPv6 ones do not."""
+    four = socket.socket(socket.AF_INET, socket.SOCK_RAW, int(protocol))
+    six = socket.socket(socket.AF_INET6, socket.SOCK_RAW, int(protocol))
+    print("listening", flush=True)
+    while True:
+        for sock in select.select([four, six], [], [])[0]:
+            data, sender = sock.recvfrom(65536)
+            if sock is four:
+                data = data[(data[0] & 15) * 4:]
+            sock.sendto(turned(data), sender)
+
+
+def raw_ask(host, protocol, count, *sizes):
+    """As ask."""
+    sock = socket.socket(family(host), socket.SOCK_RAW, int(protocol))
+    sock.settimeout(PATIENCE)
+    for size in map(int, sizes):
+        for number in range(int(count)):
+            data = payload(number, size)
+            sock.sendto(data, (host, 0))
+            back = sock.recv(65536)
+            if family(host) == socket.AF_INET:
+                back = back[(back[0] & 15) * 4:]
+            if back != turned(data):
+                sys.exit(f"packet {number} of {size} bytes came back changed")
+    print("all back")
+
+
+COMMANDS = {"echo": echo, "ask": ask, "try": attempt, "hear": hear, "say": say, "raw-echo": raw_echo,
+            "raw-ask": raw_ask}
+COMMANDS[sys.argv[1]](*sys.argv[2:])
