@@ -20,13 +20,32 @@ CLEAN :=
 
 include $(sort $(wildcard core/module.mk daemon/module.mk cli/module.mk lib/module.mk kmod/module.mk tests/module.mk tests/lint/module.mk docs/assumptions/module.mk lab/module.mk bench/module.mk man/module.mk))
 
-.PHONY: all help clean lint
+.PHONY: all help clean lint install install-module
+PREFIX ?= /usr
+SYSCONFDIR ?= /etc
+UNITDIR ?= /lib/systemd/system
+MANUAL = $(wildcard man/*.[1-8])
+
 all: $(ALL) ## build everything: daemon, CLI, module for the lab's guest kernels
 
 lint: $(LINTERS) ## style, sparse, static analysis, shellcheck
 
 clean: ## remove what was built (not the lab's cache)
 	rm -rf $(BUILD) $(CLEAN)
+
+install: build/daemon/shuntd build/cli/shunt ## install daemon, CLI, unit and manual pages on a host (DESTDIR=)
+	install -D -m 755 build/daemon/shuntd $(DESTDIR)$(PREFIX)/sbin/shuntd
+	install -D -m 755 build/cli/shunt $(DESTDIR)$(PREFIX)/bin/shunt
+	install -D -m 644 contrib/systemd/shuntd.service $(DESTDIR)$(UNITDIR)/shuntd.service
+	[ -e $(DESTDIR)$(SYSCONFDIR)/shunt/shuntd.conf ] || \
+		install -D -m 644 contrib/systemd/shuntd.conf $(DESTDIR)$(SYSCONFDIR)/shunt/shuntd.conf
+	@for m in $(MANUAL); do install -D -m 644 $$m $(DESTDIR)$(PREFIX)/share/man/man$${m##*.}/$${m#man/}; done
+
+install-module: ## build shunt.ko for the running kernel and install it, in a guest (DESTDIR=, KDIR=)
+	kmod/build $(or $(KDIR),/lib/modules/$(shell uname -r)/build) $(BUILD)/kmod
+	install -D -m 644 $(BUILD)/kmod/$(or $(KRELEASE),$(shell uname -r))/shunt.ko \
+		$(DESTDIR)/lib/modules/$(or $(KRELEASE),$(shell uname -r))/extra/shunt.ko
+	[ -n "$(DESTDIR)" ] || depmod $(or $(KRELEASE),$(shell uname -r))
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST) | sort
