@@ -238,6 +238,30 @@ static void bad_moves(void **state)
 	}
 }
 
+/* What is no extent at all is not even asked for. */
+static void illegal_extents_are_not_resolved(void **state)
+{
+	const struct { uint64_t off, size; } bad[] = {
+		{ 2 << 24, 8191 }, { 2 << 24, 0 }, { 2 << 24, ~0ull }, { 2 << 24, 2048 }, { 2 << 24, 2ull << 30 },
+		{ 2 << 24, 1ull << 63 }, { (2 << 24) + 1, 8192 }, { 2048, 4096 },
+	};
+	struct rig r;
+	size_t i;
+
+	(void)state;
+	for (i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		rig_up(&r, 4096);
+		rig_put(&r, 0, 0);
+		r.ctl->move_off = bad[i].off;
+		r.ctl->move_size = bad[i].size;
+		r.ctl->move_seq = 1;
+		shunt_producer_publish(&r.p);
+		expect_broken(&r);
+		assert_int_equal(r.resolved, 0);
+		rig_down(&r);
+	}
+}
+
 /* A move's number that goes back, and a second move before the first was reached. */
 static void bad_move_order(void **state)
 {
@@ -434,6 +458,7 @@ int main(void)
 		cmocka_unit_test(bad_records),
 		cmocka_unit_test(header_is_read_once),
 		cmocka_unit_test(bad_moves),
+		cmocka_unit_test(illegal_extents_are_not_resolved),
 		cmocka_unit_test(bad_move_order),
 		cmocka_unit_test(overfull_after_move),
 		cmocka_unit_test(any_event),
