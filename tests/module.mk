@@ -5,7 +5,7 @@ UNIT_PROGS := $(UNIT_NAMES:%=$(BUILD)/tests/unit/%)
 SAN_PROGS := $(UNIT_NAMES:%=$(BUILD)/tests/san/%)
 SAN_FLAGS := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 STRESS_PROGS := $(BUILD)/tests/stress/processes $(BUILD)/tests/stress/threads
-UNIT += tests/abi/golden $(UNIT_PROGS) $(SAN_PROGS) tests/model/drift $(STRESS_PROGS)
+UNIT += tests/abi/golden tests/abi/manual $(UNIT_PROGS) $(SAN_PROGS) tests/model/drift $(STRESS_PROGS)
 UNIT += tests/model/run tests/stress/can-fail
 
 CORE_SRCS := $(CORE_OBJS:$(BUILD)/%.o=%.c)
@@ -22,7 +22,7 @@ $(BUILD)/tests/san/%: tests/unit/%.c $(CORE_SRCS)
 .PHONY: unit
 CORE_TESTS := $(UNIT_PROGS) $(SAN_PROGS) $(STRESS_PROGS)
 unit: $(CORE_TESTS) ## run core's tests: ABI text, unit, sanitizers, stress, models
-	@for t in tests/abi/golden $(CORE_TESTS) tests/model/drift tests/model/run tests/stress/can-fail; do \
+	@for t in tests/abi/golden tests/abi/manual $(CORE_TESTS) tests/model/drift tests/model/run tests/stress/can-fail; do \
 		echo "# $$t"; $$t || exit 1; done
 
 # one source: two processes, or two threads for the thread sanitizer. SOAK=1 makes them run a minute each
