@@ -76,8 +76,14 @@ static void host_vms(const json_t *vms)
 			  text(vm, "module"), text(vm, "kernel"), text(vm, "accel"), more, NULL);
 	}
 	table_print(&t);
-	json_array_foreach(vms, i, vm)
+	json_array_foreach(vms, i, vm) {
+		json_t *n;
+		size_t k;
+
 		hint(vm, text(vm, "name"));
+		json_array_foreach(json_object_get(vm, "notes"), k, n)
+			printf("%s: %s.\n", text(vm, "name"), json_string_value(n));
+	}
 }
 
 static void host_pairs(const json_t *pairs)

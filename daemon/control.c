@@ -307,14 +307,15 @@ void control_poll(struct shuntd *d)
 
 /* --- lines --- */
 
-static void take_line(struct client *k)
+/* Answer the next request, if one is there whole and none is waiting. Returns whether it did. */
+static bool take_line(struct client *k)
 {
 	char *nl = memchr(k->in, '\n', k->in_len);
 	_cleanup_json_ json_t *req = NULL;
 	json_error_t error;
 
 	if (!nl || k->wait != WAIT_NOTHING)
-		return;
+		return false;
 	req = json_loadb(k->in, (size_t)(nl - k->in), 0, &error);
 	k->in_len -= (size_t)(nl + 1 - k->in);
 	memmove(k->in, nl + 1, k->in_len);
@@ -322,6 +323,7 @@ static void take_line(struct client *k)
 		request(k, req);
 	else
 		answer_error(k, "", "malformed JSON: %s", error.text);
+	return true;
 }
 
 static bool flush_client(struct client *k)
@@ -342,8 +344,8 @@ static bool read_client(struct client *k)
 {
 	ssize_t n;
 
-	if (k->in_len == sizeof(k->in))
-		return memchr(k->in, '\n', k->in_len) != NULL;
+	if (k->in_len == sizeof(k->in))		/* full, and no request in it */
+		return false;
 	n = recv(k->fd, k->in + k->in_len, sizeof(k->in) - k->in_len, MSG_DONTWAIT);
 	if (n < 0)
 		return errno == EAGAIN || errno == EINTR;
@@ -359,16 +361,18 @@ static int on_client(sd_event_source *s, int fd, uint32_t revents, void *userdat
 
 	(void)s;
 	(void)fd;
-	if ((revents & EPOLLIN && !read_client(k)) || revents & (EPOLLHUP | EPOLLERR)) {
+	if ((revents & EPOLLIN && k->wait == WAIT_NOTHING && !read_client(k)) || revents & (EPOLLHUP | EPOLLERR)) {
 		client_free(k);
 		return 0;
 	}
-	take_line(k);
+	while (take_line(k))
+		;
 	if (!flush_client(k) || (k->hangup && k->wait == WAIT_NOTHING && !k->out_len)) {
 		client_free(k);
 		return 0;
 	}
-	events = (k->hangup ? 0 : EPOLLIN) | (k->out_len ? EPOLLOUT : 0u);
+	/* While a request waits nothing more is read: the client is held back. */
+	events = (k->hangup || k->wait != WAIT_NOTHING ? 0u : EPOLLIN) | (k->out_len ? EPOLLOUT : 0u);
 	sd_event_source_set_io_events(k->io, events);
 	return 0;
 }

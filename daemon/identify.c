@@ -78,6 +78,15 @@ static void on_machine(void *ctx, json_t *ret, const char *error)
 		copy_name(vm->machine, json_string_value(ret));
 }
 
+/* One entry per vCPU that is or could be plugged. */
+static void on_cpus(void *ctx, json_t *ret, const char *error)
+{
+	struct vm *vm = ctx;
+
+	(void)error;
+	vm->max_cpus = (unsigned int)json_array_size(ret);
+}
+
 static void on_types(void *ctx, json_t *ret, const char *error)
 {
 	struct vm *vm = ctx;
@@ -246,6 +255,9 @@ static void on_identified(void *ctx, json_t *ret, const char *error)
 	vm->d->dirty = true;
 	log_info("vm-attached", "vm=%s id=%u pid=%d label=%s nics=%u machine=%s accel=%s", vm->name, vm->id,
 		 vm->pid, vm->label, vm->nics, vm->machine, vm->kvm ? "kvm" : "tcg");
+	if (!vm->kvm && vm->max_cpus == 1)
+		log_warn("unordered-memory", "vm=%s detail=\"emulated with one vCPU, QEMU does not order memory "
+			 "between VMs: start it with -smp 1,maxcpus=2\"", vm->name);
 	check_devices(vm);
 	json_decref(vm->devices);
 	vm->devices = NULL;
@@ -302,6 +314,7 @@ void vm_identify(struct vm *vm)
 	qmp_call(vm->qmp, "query-kvm", NULL, on_kvm, vm);
 	qmp_call(vm->qmp, "qom-get", json_pack("{s:s, s:s}", "path", "/machine", "property", "type"),
 		 on_machine, vm);
+	qmp_call(vm->qmp, "query-hotpluggable-cpus", NULL, on_cpus, vm);
 	qmp_call(vm->qmp, "qom-list-types", json_pack("{s:s}", "implements", "ivshmem-doorbell"), on_types, vm);
 	qmp_call(vm->qmp, "query-chardev", NULL, on_chardevs, vm);
 	ask_nics(vm);

@@ -610,6 +610,25 @@ static uint32_t end_reason(const struct pair *p, const char **ret_detail)
 	return 0;
 }
 
+/* A guest that could not map the device says nothing: its BAR is the usual suspect. */
+static uint32_t underway(const struct pair *p, const char **ret_detail)
+{
+	bool overdue = now_usec(p->d) - p->since > p->d->config->release_timeout_ms * 1000;
+
+	*ret_detail = "being plugged";
+	if (p->state == PAIR_OFFERED)
+		*ret_detail = "being opened";
+	if (p->state != PAIR_OFFERED || !overdue)
+		return p->last_reason ? p->last_reason : SHUNT_ABI_R_TIMEOUT;
+	for (int i = 0; i < 2; i++)
+		if (p->e[i].link_state == SHUNT_ABI_LINK_DOWN) {
+			*ret_detail = p->vm[i]->name;
+			return SHUNT_ABI_R_BAR;
+		}
+	*ret_detail = "not opened by both";
+	return SHUNT_ABI_R_TIMEOUT;
+}
+
 /**
  * pair_reason() - Why the pair's traffic takes the network: enum shunt_abi_reason, 0 if it does not.
  * @ret_detail: more words, or "".
@@ -636,10 +655,8 @@ uint32_t pair_reason(const struct pair *p, const char **ret_detail)
 	r = end_reason(p, ret_detail);
 	if (r)
 		return r;
-	if (p->state == PAIR_OFFERED || p->state == PAIR_PLUGGING) {
-		*ret_detail = p->state == PAIR_OFFERED ? "being opened" : "being plugged";
-		return p->last_reason ? p->last_reason : SHUNT_ABI_R_TIMEOUT;
-	}
+	if (p->state == PAIR_OFFERED || p->state == PAIR_PLUGGING)
+		return underway(p, ret_detail);
 	if (p->last_reason)
 		return p->last_reason;
 	return SHUNT_ABI_R_IDLE;

@@ -40,7 +40,7 @@ static const struct reason reasons[SHUNT_ABI_R_MAX] = {
 	[SHUNT_ABI_R_NO_DEVICE] = { "no-ivshmem", "this QEMU has no ivshmem-doorbell device",
 		"use a QEMU built with ivshmem" },
 	[SHUNT_ABI_R_NO_MODULE] = { "no-module", "the guest runs no shunt module",
-		"load it in the guest: modprobe shunt" },
+		"load it in the guest: modprobe shunt (if it is loaded, its kernel log says why it is silent)" },
 	[SHUNT_ABI_R_BAR] = { "no-bar", "the guest could not assign or map the device's memory",
 		"give the slot room (pref64-reserve) or make pair_size smaller" },
 	[SHUNT_ABI_R_DAEMON] = { "no-daemon", "shuntd is not there",

@@ -29,20 +29,34 @@ static uint64_t hash(const void *data, size_t len)
 	return h;
 }
 
-/* A MAC that two VMs with links to one another claim belongs to neither: the operator's mistake. */
-static bool mac_unique(const struct vm *owner, const struct shunt_abi_mac *mac)
+static bool has_mac(const struct vm *vm, const struct shunt_abi_mac *mac)
 {
-	struct vm *other;
+	for (unsigned int i = 0; i < vm->nics; i++)
+		if (!memcmp(vm->nic[i].addr, mac->addr, 6))
+			return true;
+	return false;
+}
 
-	TAILQ_FOREACH(other, &owner->d->vms, link) {
-		if (other == owner || !vm_alive(other) ||
-		    !shunt_policy_allows(owner->d->config, owner->label, other->label))
-			continue;
-		for (unsigned int i = 0; i < other->nics; i++)
-			if (!memcmp(other->nic[i].addr, mac->addr, 6))
-				return false;
-	}
-	return true;
+/* A MAC that two VMs with links to one another claim belongs to neither: the operator's mistake. */
+static const struct vm *other_owner(const struct vm *owner, const struct shunt_abi_mac *mac)
+{
+	const struct vm *other;
+
+	TAILQ_FOREACH(other, &owner->d->vms, link)
+		if (other != owner && vm_alive(other) && has_mac(other, mac) &&
+		    shunt_policy_allows(owner->d->config, owner->label, other->label))
+			return other;
+	return NULL;
+}
+
+/** roster_mac_conflict() - A VM that claims one of @vm's MACs too, or NULL. */
+const struct vm *roster_mac_conflict(const struct vm *vm)
+{
+	const struct vm *other = NULL;
+
+	for (unsigned int i = 0; i < vm->nics && !other; i++)
+		other = other_owner(vm, &vm->nic[i]);
+	return other;
 }
 
 static unsigned int copy_nics(const struct vm *vm, struct shunt_abi_mac *to)
@@ -50,7 +64,7 @@ static unsigned int copy_nics(const struct vm *vm, struct shunt_abi_mac *to)
 	unsigned int n = 0;
 
 	for (unsigned int i = 0; i < vm->nics; i++)
-		if (mac_unique(vm, &vm->nic[i]))
+		if (!other_owner(vm, &vm->nic[i]))
 			to[n++] = vm->nic[i];
 	return n;
 }

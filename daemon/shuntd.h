@@ -133,6 +133,7 @@ struct vm {
 	uint64_t retry_ms;
 
 	bool kvm, no_ivshmem;
+	unsigned int max_cpus;	/* 0: not known */
 	char machine[SHUNT_ABI_NAME_MAX];
 	struct shunt_abi_mac nic[SHUNT_ABI_NICS_MAX];
 	unsigned int nics;
@@ -282,6 +283,7 @@ void roster_welcome(struct vm *vm, bool reset);
 void roster_update(struct vm *vm);
 void roster_ack(struct vm *vm, uint64_t gen);
 bool roster_sees(const struct vm *vm, const struct vm *peer);
+const struct vm *roster_mac_conflict(const struct vm *vm);
 
 /* pair.c */
 struct pair *pair_find(struct shuntd *d, const struct vm *a, const struct vm *b);

@@ -76,6 +76,41 @@ static const char *uplink_word(const struct vm *vm)
 	}
 }
 
+#define SILENT_USEC (3 * 1000000ull)
+
+static void note(json_t *list, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+static void note(json_t *list, const char *fmt, ...)
+{
+	char text[300];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	json_array_append_new(list, json_string(text));
+}
+
+/* What an operator should know of a VM although it is served. */
+static json_t *notes_json(const struct vm *vm)
+{
+	const struct uplink *u = &vm->uplink;
+	const struct vm *other = vm_alive(vm) ? roster_mac_conflict(vm) : NULL;
+	json_t *list = json_array();
+
+	if (vm->identified && !vm->nics)
+		note(list, "it has no NIC with a MAC: there is nothing to shunt");
+	if (other)
+		note(list, "a MAC of it is also %s's: it takes the network until that is mended", other->name);
+	if (vm->identified && !vm->kvm && vm->max_cpus == 1)
+		note(list, "emulated with one vCPU, QEMU does not order memory between VMs: start it with "
+		     "-smp 1,maxcpus=2");
+	if (vm->hello && vm->running && u->liveness_at && now_usec(vm->d) - u->liveness_at > SILENT_USEC)
+		note(list, "no sign of life from its module for %llu s",
+		     (unsigned long long)((now_usec(vm->d) - u->liveness_at) / 1000000));
+	return list;
+}
+
 static void add_uplink(json_t *o, const struct vm *vm)
 {
 	const struct uplink *u = &vm->uplink;
@@ -108,6 +143,7 @@ static json_t *vm_json(const struct vm *vm)
 	json_object_set_new(o, "module", json_string(vm->hello ? vm->module : ""));
 	json_object_set_new(o, "kernel", json_string(vm->hello ? vm->kernel : ""));
 	json_object_set_new(o, "generation", hex(vm->hello ? vm->generation : 0));
+	json_object_set_new(o, "notes", notes_json(vm));
 	json_object_set_new(o, "served", json_boolean(!reason));
 	json_object_set_new(o, "reason", reason_json(reason, detail));
 	add_uplink(o, vm);

@@ -8,6 +8,7 @@ import ctypes
 import json
 import mmap
 import os
+import random
 import selectors
 import signal
 import socket
@@ -218,6 +219,9 @@ class Child:
     def qmp_query_kvm(self):
         return {"enabled": False, "present": True}
 
+    def qmp_query_hotpluggable_cpus(self):
+        return [{"type": "x", "vcpus-count": 1, "props": {}}] * self.opts.get("cpus", 2)
+
     def qmp_qom_get(self, path, property):
         if path == "/machine":
             return "pc-q35-7.2-machine" if "ports" in self.opts else "pc-i440fx-7.2-machine"
@@ -392,6 +396,14 @@ class Child:
     def do_scribble(self, prod):
         self.up.prod.value = prod
         self.uplink.ring(0)
+
+    def do_scribble_all(self, seed, n):
+        rng = random.Random(seed)
+        size = len(self.uplink.mem)
+        for _ in range(n):
+            at = rng.choice([rng.randrange(4096), 4096 + rng.randrange(512), rng.randrange(size - 64)])
+            self.uplink.mem[at:at + 16] = rng.randbytes(16)
+            self.uplink.ring(0)
 
     def do_bells(self, n):
         for _ in range(n):

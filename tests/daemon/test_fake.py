@@ -1,9 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-only
 """The real shuntd against VMs played by fakevm.py: membership, links, failures, restarts."""
+import json
 import os
+import random
 import socket
 import struct
+import time
 
 import fakevm as f
 from harness import check, equal, run, with_config
@@ -255,6 +258,24 @@ def test_broken_uplink_mended_by_operator(w):
     equal(w.d.vm("b")["counters"]["breaks"], 1, "counted")
 
 
+def test_scribbling_over_the_whole_uplink(w):
+    w.linked()
+    for seed in range(5):
+        c = w.guest(f"c{seed}")
+        w.up_any("a", f"c{seed}")
+        c.do("auto", on=False)
+        try:
+            c.do("scribble_all", seed=seed, n=3000)
+        except f.Failure:
+            pass        # the guest's own half may choke on it
+        equal(w.d.pair("a", "b")["path"], "packet", "others")
+        c.kill()
+        os.unlink(c.qmp)
+        w.d.wait_any(f"vm-exited vm=c{seed}")
+    w.guest("z")
+    w.up_any("a", "z")
+
+
 def test_unknown_messages_are_ignored(w):
     a, _ = w.linked()
     a.do("raw", data=struct.pack("<HHI", 60, 0, 0).hex())
@@ -345,6 +366,46 @@ def test_kill9_and_adoption(w):
     equal(w.d.pair("a", "b")["reason"]["name"], "detached", "remembered")
     w.d.result("attach", vm="a")
     w.up("a", "b")
+
+
+def test_kill9_anywhere(w):
+    w.linked()
+    rng = random.Random(1)
+    for n in range(25):
+        s = socket.socket(socket.AF_UNIX)
+        s.connect(f"{w.d.rt}/shuntd.sock")
+        s.sendall(json.dumps({"cmd": "detach" if n % 2 else "attach", "vm": "ab"[n % 3 % 2]}).encode() + b"\n")
+        for _ in range(rng.randrange(5)):
+            try:
+                w.d.wait_log(".", timeout=0.2)
+            except f.Failure:
+                break
+        w.d.restart()
+        s.close()
+    for name in "ab":
+        w.d.result("attach", vm=name)
+    deadline = time.monotonic() + 10
+    while w.d.pair("a", "b")["path"] != "packet" and time.monotonic() < deadline:
+        pass
+    equal(w.d.pair("a", "b")["path"], "packet", "it works after all")
+    equal([w.d.vm(n)["counters"]["breaks"] for n in "ab"], [0, 0], "nothing broke")
+    w.vms[0].do("devices")
+    equal(len(w.vms[0].wait("devices")["ids"]), 2, "devices were recycled")
+
+
+def test_pipelined_requests(w):
+    s = socket.socket(socket.AF_UNIX)
+    s.settimeout(10)
+    s.connect(f"{w.d.rt}/shuntd.sock")
+    s.sendall(b'{"cmd":"version"}\nnonsense\n{"cmd":"status"}\n{"cmd":"frob"}\n{"cmd":"version"}\n')
+    answers = [json.loads(line)["ok"] for _, line in zip(range(5), s.makefile())]
+    equal(answers, [True, False, True, False, True], "in order")
+    s.sendall(b"x" * 70000)
+    try:
+        equal(s.recv(1), b"", "an endless line")
+    except ConnectionResetError:
+        pass
+    equal(w.d.ask("version")["ok"], True, "others")
 
 
 def test_events_while_the_daemon_was_dead(w):
@@ -453,6 +514,47 @@ def test_errors_say_what_to_do(w):
     check(code == 1 and "attached already" in err, err)
 
 
+def test_notes(w):
+    w.vm("a", n=1)
+    w.vm("b", n=1)
+    w.vm("c", n=3, cpus=1)
+    for name in "abc":
+        w.d.wait_any(f"plugged vm={name} ")
+    check("also b's" in w.d.vm("a")["notes"][0] and "also a's" in w.d.vm("b")["notes"][0], "MAC conflict")
+    check("maxcpus=2" in w.d.vm("c")["notes"][0], "unordered memory")
+    check("also b's" in w.d.cli("status")[1], "the CLI says so")
+    w.hello(w.vms[0])
+    entry = w.vms[0].wait("roster", op=f.ROSTER_ADD, name="b")
+    equal(entry["macs"], [], "a MAC of two VMs belongs to neither")
+
+
+@with_config('plug = "eager"; release_timeout_ms = 200;')
+def test_device_never_opened(w):
+    a, b = w.vm("a"), w.vm("b", auto=False)
+    for vm in a, b:
+        vm.wait("plugged")
+        w.hello(vm)
+    b.wait("open")
+    a.wait("open")
+    w.d.wait_log("link-state vm=a")
+    while w.d.pair("a", "b")["reason"]["name"] == "timeout":
+        pass
+    p = w.d.pair("a", "b")
+    equal((p["reason"]["name"], p["reason"]["detail"]), ("no-bar", "b"), "who")
+
+
+def test_reopening_is_not_a_busy_loop(w):
+    a, _ = w.linked()
+    o = a.wait("open")
+    for i in range(5):
+        a.do("link", segment=o["segment"], epoch=o["epoch"] + i, state=f.CLOSED, reason=0)
+        if i < 4:
+            a.wait("open", epoch=o["epoch"] + i + 1)
+    w.d.wait_log("state=parked segment=.* epoch=6")
+    p = w.d.pair("a", "b")
+    equal((p["state"], p["path"]), ("parked", "network"), "waits longer each time")
+
+
 def test_stale_sockets_are_quiet(w):
     s = socket.socket(socket.AF_UNIX)
     s.bind(f"{w.d.rt}/vms.d/old.qmp")
@@ -479,7 +581,7 @@ def test_module_missing(w):
     p = w.d.pair("a", "b")
     equal((p["path"], p["reason"]["name"]), ("network", "no-module"), "why")
     _, out, _ = w.d.cli("status")
-    check("b: the guest runs no shunt module. To do: load it in the guest: modprobe shunt." in out, out)
+    check("b: the guest runs no shunt module. To do: load it in the guest: modprobe shunt" in out, out)
 
 
 @with_config('plug = "eager"; max_pairs_per_vm = 1;')
