@@ -9,7 +9,7 @@ import time
 
 from shuntlab import agent, state
 from shuntlab.paths import LAB
-from shuntlab.scenario import *
+from shuntlab.scenario import allows, expect, expect_equal, limit, wait_until
 
 SETUP = {"vms": 2, "no_shunt": True}
 SHUNT_LAB = str(LAB / "shunt-lab")

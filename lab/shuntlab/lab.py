@@ -25,6 +25,9 @@ def up(**given):
     options = DEFAULTS | given
     with state.locked():
         lab = state.load()
+        if lab["hosts"] and not is_up(lab):     # the machine restarted under it
+            _down(lab)
+            lab = state.load()
         if lab["hosts"]:
             raise LabError(f"a lab is up already in {lab_dir()}: `lab/shunt-lab down` first")
         try:
@@ -33,6 +36,12 @@ def up(**given):
             _down(lab)
             raise
     return lab
+
+
+def is_up(lab):
+    """Is anything left of the lab in @lab?"""
+    return any(host.netns_exists(r["netns"]) or state.alive(r["shuntd"]) for r in lab["hosts"].values()) or \
+        any(state.alive(r["qemu"]) for r in lab["vms"].values())
 
 
 def _up(lab, options):

@@ -3,7 +3,7 @@
 What a scenario (lab/scenarios/*.py) is written with; tests/run boots its lab and runs each test in its own process.
 
     '''What this file proves.'''
-    from shuntlab.scenario import *
+    from shuntlab.scenario import expect, wait_until
 
     SETUP = {"vms": 2}                  # options of `shunt-lab up`; tests with the same set-up share one boot
 
@@ -27,8 +27,8 @@ from . import agent, daemon, host, lab as labs, state, vm as vms
 from .paths import TOP, LabError
 from .qmp import Qmp
 
-__all__ = ["Background", "Failed", "Lab", "Result", "Skip", "Vm", "allows", "damages", "expect", "expect_equal", "limit",
-           "soak", "wait_until"]
+__all__ = ["Background", "Failed", "Host", "Lab", "Result", "Skip", "Vm", "allows", "damages", "expect", "expect_equal",
+           "limit", "soak", "wait_until"]
 
 
 class Failed(AssertionError):
