@@ -10,8 +10,9 @@
  *    through two buffers with a full/empty flag each
  *
  * Rounds of the pairs alternate, so that whatever else the machine does hits both, and are short (tenths of a
- * millisecond), so that most of them are not interrupted at all; medians and the ratios' spread are printed. Exit status 1 if a ratio misses its floor (round trip at most 1.3 times the
- * line's, bulk at least 0.8 of the copies').
+ * millisecond), so that most of them are not interrupted at all; medians and the ratios' spread are printed.
+ * Exit status 1 if a ratio misses its floor (round trip at most 1.3 times the line's, bulk at least 0.8 of
+ * the copies').
  */
 #include <errno.h>
 #include <sched.h>

@@ -142,7 +142,8 @@ static void random_use(void **state)
 			} else {
 				off = POOL_OFF + rand_r(&seed) % (PAGES * PAGE / size) * size;
 				err = shunt_extents_reserve(&e, off, size);
-				for (k = 0, page = (off - POOL_OFF) / PAGE; page < (off - POOL_OFF + size) / PAGE; page++)
+				for (k = 0, page = (off - POOL_OFF) / PAGE;
+				     page < (off - POOL_OFF + size) / PAGE; page++)
 					k |= owner[page];
 				assert_int_equal(err, k ? -EEXIST : 0);
 			}
