@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <systemd/sd-daemon.h>
 #include <time.h>
@@ -50,12 +51,12 @@ void daemon_settle(struct shuntd *d)
 	struct vm *vm;
 
 	forget_vms(d);
-	TAILQ_FOREACH(vm, &d->vms, link)
-		roster_update(vm);
+	if (d->dirty)
+		roster_update_all(d);
 	pair_step_all(d);
 	control_poll(d);
-	if (d->dirty && !state_save(d))
-		d->dirty = false;
+	if ((d->dirty || d->unsaved) && !state_save(d))
+		d->dirty = d->unsaved = false;
 	TAILQ_FOREACH(vm, &d->vms, link)
 		uplink_flush(vm);
 }
@@ -117,6 +118,7 @@ static int on_reload(sd_event_source *s, const struct signalfd_siginfo *si, void
 	TAILQ_FOREACH(vm, &d->vms, link)
 		if (vm->identified)
 			vm_relabel(vm);
+	d->dirty = true;
 	log_info("config-loaded", "path=%s", d->config_path);
 	return 0;
 }
@@ -178,11 +180,24 @@ static int take_lock(struct shuntd *d)
 	return 0;
 }
 
+/* A pair takes fifteen descriptors here; the usual soft limit is enough for seventy. */
+static void raise_limit(void)
+{
+	struct rlimit l;
+
+	if (getrlimit(RLIMIT_NOFILE, &l))
+		return;
+	l.rlim_cur = l.rlim_max;
+	if (setrlimit(RLIMIT_NOFILE, &l))
+		log_warn("limit-not-raised", "error=\"%m\"");
+}
+
 static int prepare(struct shuntd *d)
 {
 	const char *dir = d->config->runtime_dir;
 	int r;
 
+	raise_limit();
 	r = make_dir(dir, "", 0755);
 	if (!r)
 		r = make_dir(dir, "/vms.d", 0755);

@@ -103,7 +103,7 @@ static void set_state(struct pair *p, enum pair_state state)
 	p->state = state;
 	p->since = now_usec(p->d);
 	p->late = false;
-	p->d->dirty = true;
+	p->d->unsaved = true;
 }
 
 /* --- what is wanted --- */
@@ -441,7 +441,7 @@ void pair_step_all(struct shuntd *d)
 {
 	struct pair *p, *next;
 
-	if (shunt_config_eager(d->config))
+	if (d->dirty && shunt_config_eager(d->config))
 		make_eager_pairs(d);
 	TAILQ_FOREACH(p, &d->pairs, link)
 		pair_step(p);
@@ -515,7 +515,7 @@ void pair_link_state(struct vm *vm, const struct shunt_abi_msg_link_state *m)
 	}
 	p->e[i].link_state = m->state;
 	p->e[i].link_reason = m->reason;
-	vm->d->dirty = true;
+	vm->d->unsaved = true;
 	log_debug("link-state", "vm=%s segment=%016llx epoch=%u state=%s reason=%s", vm->name,
 		  (unsigned long long)m->segment_id, m->epoch, shunt_link_state_name(m->state),
 		  shunt_reason_name(m->reason));
@@ -551,7 +551,7 @@ void pair_want(struct vm *vm, uint32_t peer_id)
 	if (!p)
 		p = pair_new(vm->d, vm, peer);
 	if (!p->wanted)
-		vm->d->dirty = true;
+		vm->d->unsaved = true;
 	p->wanted = true;
 }
 

@@ -53,13 +53,22 @@ static void remove_chardev(struct vm *vm, const char *id)
 		qmp_call(vm->qmp, "chardev-remove", json_pack("{s:s}", "id", id), NULL, NULL);
 }
 
+/*
+ * Without an answer the outcome is not known: the connection is about to be closed, which queues the
+ * plug again (plug_cancel_all), and what this one left behind is purged.
+ */
+static bool no_answer(const char *error)
+{
+	return error && !strcmp(error, "timeout");
+}
+
 static void on_failed_removed(void *ctx, json_t *ret, const char *error)
 {
 	struct end *e = ctx;
 
 	(void)ret;
-	(void)error;
-	finish(e, END_FAILED, e->reason, e->detail);
+	if (!no_answer(error))
+		finish(e, END_FAILED, e->reason, e->detail);
 }
 
 /* Failed only once nothing is left behind in QEMU. */
@@ -113,7 +122,8 @@ static void on_located(void *ctx, json_t *ret, const char *error)
 {
 	struct end *e = ctx;
 
-	(void)error;
+	if (no_answer(error))
+		return;
 	e->bdf = find_bdf(ret, e->qdev);
 	/*
 	 * Behind a root port the bus number is the guest firmware's or kernel's choice and may
@@ -130,8 +140,6 @@ static uint32_t classify(const char *error)
 {
 	if (strstr(error, "not a valid device model"))
 		return SHUNT_ABI_R_NO_DEVICE;
-	if (!strcmp(error, "timeout"))
-		return SHUNT_ABI_R_TIMEOUT;
 	return SHUNT_ABI_R_NO_SLOT;	/* no slot, no bus, bus not hot-pluggable */
 }
 
@@ -139,6 +147,8 @@ static void on_device_add(void *ctx, json_t *ret, const char *error)
 {
 	struct end *e = ctx;
 
+	if (no_answer(error))
+		return;
 	if (!ret) {
 		fail(e, classify(error), error);
 		return;
@@ -160,6 +170,8 @@ static void on_chardev_add(void *ctx, json_t *ret, const char *error)
 {
 	struct end *e = ctx;
 
+	if (no_answer(error))
+		return;
 	if (!ret) {
 		char detail[200];
 
@@ -256,6 +268,8 @@ static void on_ports(void *ctx, json_t *ret, const char *error)
 	const char *port;
 	char detail[200];
 
+	if (no_answer(error))
+		return;
 	if (!ret) {
 		fail(e, SHUNT_ABI_R_NO_SLOT, error);
 		return;

@@ -76,7 +76,8 @@ static void make_entry(const struct vm *vm, const struct vm *peer, struct shunt_
 	m->vm_id = peer->id;
 	m->generation = vm_usable(peer) && !vm->detached ? peer->generation : 0;
 	m->features = peer->features;
-	m->nics = copy_nics(peer, m->nic);
+	m->nics = peer->shown_nics;
+	memcpy(m->nic, peer->shown_nic, sizeof(m->nic));
 	memcpy(m->name, peer->name, sizeof(m->name));
 	memcpy(m->label, peer->label, sizeof(m->label));
 }
@@ -84,7 +85,7 @@ static void make_entry(const struct vm *vm, const struct vm *peer, struct shunt_
 static void send_roster(struct vm *vm, struct shunt_abi_msg_roster *m)
 {
 	m->roster_gen = ++vm->roster_gen;
-	vm->d->dirty = true;
+	vm->d->unsaved = true;
 	uplink_send(vm, m, sizeof(*m), SHUNT_ABI_MSG_ROSTER);
 }
 
@@ -141,12 +142,7 @@ static bool tell_departures(struct vm *vm)
 	return changed;
 }
 
-/**
- * roster_update() - Queue what the guest must be told of changes among its peers.
- *
- * Context: from daemon_settle(), before pairs are stepped: a LINK_OPEN follows its peer's entry.
- */
-void roster_update(struct vm *vm)
+static void roster_update(struct vm *vm)
 {
 	bool changed = false;
 	struct vm *peer;
@@ -165,6 +161,23 @@ void roster_update(struct vm *vm)
 			changed |= tell_peer(vm, peer);
 	if (changed)
 		send_op(vm, SHUNT_ABI_ROSTER_SYNC, 0);
+}
+
+/**
+ * roster_update_all() - Queue what each guest must be told of changes among its peers.
+ *
+ * Context: from daemon_settle(), before pairs are stepped: a LINK_OPEN follows its peer's entry.
+ */
+void roster_update_all(struct shuntd *d)
+{
+	struct vm *vm;
+
+	TAILQ_FOREACH(vm, &d->vms, link) {
+		memset(vm->shown_nic, 0, sizeof(vm->shown_nic));
+		vm->shown_nics = copy_nics(vm, vm->shown_nic);
+	}
+	TAILQ_FOREACH(vm, &d->vms, link)
+		roster_update(vm);
 }
 
 /**
@@ -197,5 +210,5 @@ void roster_ack(struct vm *vm, uint64_t gen)
 		return;
 	}
 	vm->roster_acked = gen;
-	vm->d->dirty = true;
+	vm->d->unsaved = true;
 }

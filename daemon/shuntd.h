@@ -137,6 +137,8 @@ struct vm {
 	char machine[SHUNT_ABI_NAME_MAX];
 	struct shunt_abi_mac nic[SHUNT_ABI_NICS_MAX];
 	unsigned int nics;
+	struct shunt_abi_mac shown_nic[SHUNT_ABI_NICS_MAX];	/* those that are this VM's alone */
+	unsigned int shown_nics;
 	struct shunt_abi_mac new_nic[SHUNT_ABI_NICS_MAX];	/* while identifying */
 	unsigned int new_nics;
 	json_t *devices;	/* ids of our devices in this QEMU, while identifying */
@@ -216,7 +218,8 @@ struct shuntd {
 	struct control *control;
 	sd_event_source *tick, *settle, *watch;
 	int lock_fd, watch_fd;
-	bool dirty;		/* the state file is behind */
+	bool dirty;		/* facts of VMs or policy changed: rosters are behind, and the state file */
+	bool unsaved;		/* only the state file is behind */
 	bool stopping;
 	uint64_t started_at;
 	uint64_t refused_peers;	/* foreign processes on device sockets */
@@ -280,7 +283,7 @@ bool uplink_ready(const struct vm *vm);
 
 /* roster.c */
 void roster_welcome(struct vm *vm, bool reset);
-void roster_update(struct vm *vm);
+void roster_update_all(struct shuntd *d);
 void roster_ack(struct vm *vm, uint64_t gen);
 bool roster_sees(const struct vm *vm, const struct vm *peer);
 const struct vm *roster_mac_conflict(const struct vm *vm);

@@ -555,6 +555,16 @@ def test_reopening_is_not_a_busy_loop(w):
     equal((p["state"], p["path"]), ("parked", "network"), "waits longer each time")
 
 
+@with_config('plug = "eager"; qmp_timeout_ms = 300;')
+def test_qmp_without_an_answer(w):
+    a = w.vm("a", mute=True)
+    w.d.wait_log("qmp-lost vm=a .*timed out")
+    up = a.wait("plugged")["id"]
+    w.hello(a)
+    a.do("devices")
+    equal(a.wait("devices")["chardevs"], [up], "what was left behind is purged")
+
+
 def test_stale_sockets_are_quiet(w):
     s = socket.socket(socket.AF_UNIX)
     s.bind(f"{w.d.rt}/vms.d/old.qmp")
