@@ -369,6 +369,7 @@ int shunt_consumer_arm(struct shunt_consumer *c)
  */
 void shunt_consumer_disarm(struct shunt_consumer *c)
 {
+	/* MODEL: disarm E4 */
 	if (!c->broken)
 		shunt_store_once(&c->ctl->data_event, c->prod - 1);
 }

@@ -113,6 +113,8 @@ def test_detach_attach(w):
     first = a.wait("open")
     pair_id = w.d.end("a", "b", "a")["device"]
     a.do("poke", id=pair_id, offset=POOL, data="deadbeef")
+    for offset in 0, f.AT["shunt_abi_segment.reserved"], 256 + 8, 4000:
+        a.do("poke", id=pair_id, offset=offset, data="ee" * 16)
     code, _, err = w.d.cli("detach", "a")
     equal(code, 0, err)
     for vm in a, b:
@@ -121,6 +123,11 @@ def test_detach_attach(w):
     equal((p["state"], p["path"], p["reason"]["name"], p["epoch"]), ("parked", "network", "detached", 2), "parked")
     a.do("peek", id=pair_id, offset=POOL, length=4)
     equal(a.wait("peek")["data"], "00000000", "scrubbed")
+    a.do("peek", id=pair_id, offset=f.AT["shunt_abi_segment.reserved"], length=4096 - f.AT["shunt_abi_segment.reserved"])
+    head = bytes.fromhex(a.wait("peek")["data"])
+    a.do("peek", id=pair_id, offset=0, length=8)
+    equal(bytes.fromhex(a.wait("peek")["data"]), b"SHUNTSEG", "the header is whole again")
+    check(b"\xee" not in head, "members and reserved fields are scrubbed, too")
     equal(w.d.cli("attach", "a")[0], 0, "attach")
     w.up("a", "b")
     again = a.wait("open")

@@ -35,6 +35,7 @@ bool bell_p, bell_c;		/* doorbells rung and not yet taken */
 byte final = 255;		/* what the sealer saw */
 byte published;			/* ghost: records published */
 
+#define NEVER 255
 #define HIT(event, from, to) ((event) >= (from) && (event) < (to))
 
 /* C: producer_look */
@@ -206,6 +207,12 @@ inline arm_data() {
 	fi
 }
 
+/* C: shunt_consumer_disarm; NEVER is what lies behind the last index seen */
+inline disarm() {
+	/* MODEL: disarm E4 */
+	store(C, DATA_EVENT, NEVER)
+}
+
 inline take() {
 #ifndef M_E1_ACQUIRE
 	load(C, SLOT + cons % SIZE, early);
@@ -253,7 +260,8 @@ active proctype consumer()
 			fi;
 			if
 			:: arm_data()
-			:: true		/* poll on */
+			:: true		/* poll on, */
+			:: disarm()	/* and without doorbells */
 			fi
 		:: else
 		fi

@@ -178,7 +178,8 @@ static void seal(const struct round *d)
 	ring_bell(0);
 	ring_bell(1);
 	if (tracing)
-		fprintf(stderr, "round %llu sealed at %llu\n", (unsigned long long)d->number, (unsigned long long)final);
+		fprintf(stderr, "round %llu sealed at %llu\n", (unsigned long long)d->number,
+			(unsigned long long)final);
 }
 
 static void *seal_thread(void *arg)
@@ -367,6 +368,8 @@ static int wait_for_data(struct cons *s)
 	uint32_t polls = s->d.patience ? pick(&s->r, s->d.patience) : 0;
 	int ret;
 
+	if (polls)
+		shunt_consumer_disarm(&s->c);
 	for (; polls; polls--)
 		if (shunt_consumer_pending(&s->c))
 			return 0;

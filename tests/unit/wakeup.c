@@ -66,6 +66,28 @@ static void consumer_arm(void **state)
 	rig_down(&r);
 }
 
+/* A consumer that takes its wish back is not rung for, at any index; a later arm counts again. */
+static void consumer_disarm(void **state)
+{
+	struct rig r;
+	int i;
+
+	(void)state;
+	rig_up(&r, 4096);
+	shunt_consumer_disarm(&r.c);	/* the arming of a new ring, too */
+	for (i = 0; i < 600; i++) {
+		publish(&r, 0);
+		assert_int_equal(shunt_consumer_arm(&r.c), 0);
+		rig_get(&r, 0, 0);
+		shunt_consumer_release(&r.c);
+		assert_int_equal(shunt_consumer_arm(&r.c), 1);
+		shunt_consumer_disarm(&r.c);
+	}
+	assert_int_equal(shunt_consumer_arm(&r.c), 1);
+	publish(&r, 1);
+	rig_down(&r);
+}
+
 static void consumer_arm_after(void **state)
 {
 	struct rig r;
@@ -182,6 +204,7 @@ int main(void)
 		cmocka_unit_test(a_new_ring_is_armed_once),
 		cmocka_unit_test(nothing_to_say_no_doorbell),
 		cmocka_unit_test(consumer_arm),
+		cmocka_unit_test(consumer_disarm),
 		cmocka_unit_test(consumer_arm_after),
 		cmocka_unit_test(producer_arm),
 		cmocka_unit_test(sealed_is_never_slept_on),
