@@ -163,9 +163,11 @@ void segment_free(struct segment *s)
 }
 
 /**
- * segment_scrub() - Forget everything but the header, which is written anew with the next epoch.
+ * segment_scrub() - Forget everything but the header, which gets the next epoch.
  *
- * Punching a hole zeroes the pages for every mapping and gives the memory back.
+ * The header is never invalid on the way, not even for a moment: a guest may be probing the device
+ * just now (its module was loaded again, say). Punching a hole zeroes the other pages for every
+ * mapping and gives the memory back.
  *
  * Context: no member uses the segment any more (both ends reported CLOSED, or are dead). The caller
  * has recorded the new epoch (spec.epoch + 1) before anybody is told of it.
@@ -173,7 +175,13 @@ void segment_free(struct segment *s)
  */
 int segment_scrub(struct segment *s)
 {
-	if (fallocate(s->memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)s->spec.size) < 0)
+	struct shunt_abi_segment *h = (struct shunt_abi_segment *)s->map;
+	uint64_t from = s->layout.mailbox_off;		/* page-aligned */
+
+	memset(h->reserved, 0, sizeof(h->reserved));
+	memset(s->map + sizeof(*h), 0, from - sizeof(*h));
+	if (fallocate(s->memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)from,
+		      (off_t)(s->spec.size - from)) < 0)
 		return -errno;
 	if (!++s->spec.epoch)
 		s->spec.epoch = 1;
