@@ -141,7 +141,6 @@ static int device_identify(struct shunt_device *dev)
 {
 	struct pci_dev *pdev = dev->pdev;
 
-	dev->bdf = (u32)pdev->bus->number << 8 | pdev->devfn;
 	dev->vectors = pci_msix_vec_count(pdev);
 	if (dev->vectors < 1)
 		return -ENODEV;		/* ivshmem-plain, or somebody else's */
@@ -161,9 +160,14 @@ static int shunt_device_probe(struct pci_dev *pdev, const struct pci_device_id *
 	if (!dev)
 		return -ENOMEM;
 	dev->pdev = pdev;
+	dev->bdf = (u32)pdev->bus->number << 8 | pdev->devfn;
 	err = map_bars(dev);
-	if (err)
+	if (err) {
+		mutex_lock(&shunt_mutex);
+		shunt_uplink_device_failed(dev->bdf);
+		mutex_unlock(&shunt_mutex);
 		goto err_free;
+	}
 	err = device_identify(dev);
 	if (err)
 		goto err_regions;

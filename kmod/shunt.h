@@ -232,6 +232,7 @@ int shunt_uplink_add(struct shunt_device *dev);
 void shunt_uplink_remove(struct shunt_device *dev);
 void shunt_uplink_kick(void);
 void shunt_uplink_device_added(struct shunt_device *dev);
+void shunt_uplink_device_failed(u32 bdf);
 void shunt_uplink_link_state(struct shunt_link *link);
 int shunt_uplink_attach(void);
 int shunt_uplink_detach(u32 reason);

@@ -44,6 +44,22 @@ struct pending_open {
 static LIST_HEAD(opens);
 static u32 opens_n;
 
+/* Devices that could not be mapped, by bdf; a LINK_OPEN for one is answered instead of kept waiting. */
+static u32 unusable[8];
+static u32 unusable_n;
+
+static bool is_unusable(u32 bdf)
+{
+	u32 i;
+
+	if (bdf == SHUNT_ABI_BDF_UNKNOWN)
+		return false;
+	for (i = 0; i < min_t(u32, unusable_n, ARRAY_SIZE(unusable)); i++)
+		if (unusable[i] == bdf)
+			return true;
+	return false;
+}
+
 static void uplink_break(void)
 {
 	pr_warn_ratelimited("shunt: the uplink's mailbox is corrupt: no further control by shuntd\n");
@@ -260,6 +276,10 @@ static void on_link_open(const struct shunt_abi_msg_link_open *msg)
 		open_now(dev, msg);
 		return;
 	}
+	if (is_unusable(msg->bdf)) {
+		send_link_state(msg->segment_id, msg->epoch, SHUNT_ABI_LINK_CLOSED, SHUNT_ABI_R_BAR);
+		return;
+	}
 	o = opens_n < 64 ? kmalloc(sizeof(*o), GFP_KERNEL) : NULL;
 	if (!o) {
 		shunt_uplink.bad_msgs++;
@@ -449,7 +469,11 @@ void shunt_uplink_link_state(struct shunt_link *link)
 void shunt_uplink_device_added(struct shunt_device *dev)
 {
 	struct pending_open *o;
+	u32 i;
 
+	for (i = 0; i < ARRAY_SIZE(unusable); i++)
+		if (unusable[i] == dev->bdf)
+			unusable[i] = SHUNT_ABI_BDF_UNKNOWN;
 	queue_delayed_work(shunt_wq, &tick, msecs_to_jiffies(SHUNT_LIVENESS_MS));
 	list_for_each_entry(o, &opens, list) {
 		if (device_find(o->msg.segment_id, o->msg.bdf) != dev)
@@ -459,6 +483,29 @@ void shunt_uplink_device_added(struct shunt_device *dev)
 		open_now(dev, &o->msg);
 		kfree(o);
 		return;
+	}
+}
+
+/**
+ * shunt_uplink_device_failed() - a device's memory could not be mapped
+ * @bdf: where it is
+ *
+ * Tells shuntd now, or when it asks for a link on it.
+ * Context: shunt_mutex.
+ */
+void shunt_uplink_device_failed(u32 bdf)
+{
+	struct pending_open *o, *next;
+
+	if (!is_unusable(bdf))
+		unusable[unusable_n++ % ARRAY_SIZE(unusable)] = bdf;
+	list_for_each_entry_safe(o, next, &opens, list) {
+		if (o->msg.bdf != bdf)
+			continue;
+		send_link_state(o->msg.segment_id, o->msg.epoch, SHUNT_ABI_LINK_CLOSED, SHUNT_ABI_R_BAR);
+		list_del(&o->list);
+		opens_n--;
+		kfree(o);
 	}
 }
 
