@@ -123,7 +123,8 @@ def test_detach_attach(w):
     equal((p["state"], p["path"], p["reason"]["name"], p["epoch"]), ("parked", "network", "detached", 2), "parked")
     a.do("peek", id=pair_id, offset=POOL, length=4)
     equal(a.wait("peek")["data"], "00000000", "scrubbed")
-    a.do("peek", id=pair_id, offset=f.AT["shunt_abi_segment.reserved"], length=4096 - f.AT["shunt_abi_segment.reserved"])
+    tail = f.AT["shunt_abi_segment.reserved"]
+    a.do("peek", id=pair_id, offset=tail, length=4096 - tail)
     head = bytes.fromhex(a.wait("peek")["data"])
     a.do("peek", id=pair_id, offset=0, length=8)
     equal(bytes.fromhex(a.wait("peek")["data"]), b"SHUNTSEG", "the header is whole again")
