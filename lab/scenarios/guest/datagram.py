@@ -3,9 +3,9 @@
 """
 Datagrams with known contents.
 
-  echo PORT              UDP, both families: send back whatever comes
+  echo PORT..            UDP, both families: send back whatever comes
   ask HOST PORT N SIZE.. send N datagrams of each size, one at a time; each must come back unchanged
-  try HOST PORT N        send N small ones, 50 ms apart; say how many came back (`back K`)
+  try HOST N PORT..      send N small ones to each, 50 ms apart; say how many came back (`PORT back K`)
   hear PORT N SECONDS    join the lab's groups, receive N datagrams; print where each came and what it said
   say ADDRESS PORT TEXT N   send TEXT0..TEXTN-1 to a group or broadcast address
   raw-echo PROTOCOL      IP protocol, both families: send back whatever comes, its first byte turned round
@@ -26,14 +26,17 @@ def family(host):
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
-def echo(port):
-    """One socket for both families."""
-    sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
-    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-    sock.bind(("::", int(port)))
+def echo(*ports):
+    """Each socket is for both families."""
+    socks = []
+    for port in ports:
+        socks.append(socket.socket(socket.AF_INET6, socket.SOCK_DGRAM))
+        socks[-1].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        socks[-1].bind(("::", int(port)))
     while True:
-        data, sender = sock.recvfrom(65536)
-        sock.sendto(data, sender)
+        for sock in select.select(socks, [], [])[0]:
+            data, sender = sock.recvfrom(65536)
+            sock.sendto(data, sender)
 
 
 def payload(number, size):
@@ -55,22 +58,30 @@ def ask(host, port, count, *sizes):
     print("all back")
 
 
-def attempt(host, port, count):
+def attempt(host, count, *ports):
     """What comes back, when some may not."""
-    sock = socket.socket(family(host), socket.SOCK_DGRAM)
-    sock.connect((host, int(port)))
-    back = 0
+    socks = {port: socket.socket(family(host), socket.SOCK_DGRAM) for port in ports}
+    back = dict.fromkeys(ports, 0)
+    for port, sock in socks.items():
+        sock.connect((host, int(port)))
     for number in range(int(count)):
-        try:
-            sock.send(b"try %d" % number)
-        except OSError:         # a local firewall's drop is EPERM
-            pass
-        while select.select([sock], [], [], 0.05)[0]:
+        for sock in socks.values():
             try:
-                back += sock.recv(100).startswith(b"try")
-            except OSError:
-                break
-    print(f"back {back}")
+                sock.send(b"try %d" % number)
+            except PermissionError:         # a local firewall's drop
+                pass
+        while ready := select.select(socks.values(), [], [], 0.05)[0]:
+            for port, sock in socks.items():
+                if sock in ready and sock.recv(100).startswith(b"try"):
+                    back[port] += 1
+    late = time.monotonic() + 1     # a busy machine; what is dropped costs this second
+    while min(back.values()) < int(count) and (ready := select.select(
+            socks.values(), [], [], max(0, late - time.monotonic()))[0]):
+        for port, sock in socks.items():
+            if sock in ready and sock.recv(100).startswith(b"try"):
+                back[port] += 1
+    for port, number in back.items():
+        print(f"{port} back {number}")
 
 
 def hear(port, count, seconds):
@@ -92,9 +103,8 @@ def hear(port, count, seconds):
         for sock in select.select([four, six], [], [], 0.5)[0]:
             print("heard", sock.recv(2000).decode(), flush=True)
             heard += 1
-    while select.select([four, six], [], [], 0.5)[0]:       # none may come twice
-        for sock in select.select([four, six], [], [], 0)[0]:
-            print("heard", sock.recv(2000).decode(), flush=True)
+    while ready := select.select([four, six], [], [], 0.5)[0]:      # none may come twice
+        print("heard", ready[0].recv(2000).decode(), flush=True)
 
 
 def say(address, port, text, count):
