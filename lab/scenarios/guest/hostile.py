@@ -4,6 +4,7 @@ A hostile end of a pair segment, in user space: it maps the BAR of a device that
 for the link that shuntd offers, and then breaks every rule. The attacks work on any mapping of the segment, so the
 host's scenarios use them as well.
 """
+import ctypes
 import mmap
 import random
 import struct
@@ -128,10 +129,13 @@ class Device:
         base = f"/sys/bus/pci/devices/{address}"
         with open(f"{base}/resource", encoding="ascii") as file:
             starts = [int(line.split()[0], 16) for line in file.read().splitlines()[:3]]
-        if starts[0] & 4095:
-            raise SystemExit("BAR 0 does not begin a page: its registers cannot be mapped here")
-        with open(f"{base}/resource0", "r+b", buffering=0) as file:
-            self.registers = memoryview(mmap.mmap(file.fileno(), 256)).cast("I")
+        with open(f"{base}/resource0", "r+b", buffering=0) as file:     # smaller than a page: Python's mmap refuses
+            libc = ctypes.CDLL(None, use_errno=True)
+            libc.mmap.restype = ctypes.c_void_p
+            page = libc.mmap(None, ctypes.c_size_t(4096), 3, 1, file.fileno(), ctypes.c_long(0))
+            if page == ctypes.c_void_p(-1).value:
+                raise OSError(ctypes.get_errno(), "cannot map BAR 0")
+        self.registers = (ctypes.c_uint32 * 64).from_address(page + (starts[0] & 4095))
         with open(f"{base}/resource2", "r+b", buffering=0) as file:
             self.memory = mmap.mmap(file.fileno(), 0)
         self.position = self.registers[2]

@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: GPL-2.0-only OR MIT
 """
 One TCP connection whose every byte is known: what is received is compared with what belongs at that position.
-Sends --send bytes (-1: until SIGINT) and receives to the end of file, both at once. Status 0: all as it should be.
-Says `sent N` and `received N` at the end, `at N` once a second.
+Sends --send bytes (-1: until SIGINT) and receives to the end of file, both at once; with nothing to send it ends the
+stream only after the other has. Status 0: all as it should be. Says `sent N` and `received N` at the end, `at N` on
+the way.
 """
 import argparse
 import random
@@ -16,6 +17,7 @@ import time
 PERIOD = (1 << 20) + 7      # odd, so that no power of two lost or repeated goes unnoticed
 CHUNK = 1 << 18
 SEED = 77
+SAY_SECONDS = 0.2
 
 stop = threading.Event()
 
@@ -56,7 +58,7 @@ def receive(sock, data, result):
             wrong = next(i for i in range(size) if buffer[i] != data[start + i])
             raise ValueError(f"the byte at {got + wrong} is wrong")
         got += size
-        if time.monotonic() - said >= 1:
+        if time.monotonic() - said >= SAY_SECONDS:
             said = time.monotonic()
             print(f"at {got}", flush=True)
     result["received"] = got
@@ -86,13 +88,17 @@ def main():
     sock.settimeout(None)
     result = {}
     sender = threading.Thread(target=send, args=(sock, data, args.send, result))
-    sender.start()
+    if args.send:
+        sender.start()
     try:
         receive(sock, data, result)
+        if not args.send:
+            sender.start()
     except (OSError, ValueError) as error:
         result["error"] = f"receiving: {error}"
         sock.close()
-    sender.join()
+    if sender.ident:
+        sender.join()
     if "error" in result:
         print(result["error"], file=sys.stderr)
         return 1
