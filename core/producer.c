@@ -295,6 +295,34 @@ __s64 shunt_producer_unread(struct shunt_producer *p)
 }
 
 /**
+ * shunt_producer_arm_after - ask to be woken once @bytes more were consumed
+ * @p: the half
+ * @bytes: 1 .. half of what is unread; other values are taken as the nearest of these, so that a consumer
+ *         that goes on consuming is sure to get there
+ *
+ * Return: 1: may sleep; 0: look again; -EPROTO.
+ */
+int shunt_producer_arm_after(struct shunt_producer *p, __u64 bytes)
+{
+	__u64 raw_cons, raw_prod;
+
+	if (p->broken)
+		return -EPROTO;
+	if (bytes > (p->prod - p->cons) / 2)
+		bytes = (p->prod - p->cons) / 2;
+	if (!bytes)
+		bytes = 1;
+	/* E5 full: space_event before the look at cons; pairs with the consumer's release */
+	/* MODEL: arm-space E5 */
+	shunt_store_full(&p->ctl->space_event, p->cons + bytes - 1);
+	/* MODEL: recheck-space E5 */
+	raw_cons = shunt_load_full(&p->ctl->cons);
+	/* a consumer that seals instead of releasing rings after the seal: seen here or woken by it */
+	raw_prod = shunt_load_full(&p->ctl->prod);
+	return raw_cons - p->cons < bytes && raw_prod == p->prod;
+}
+
+/**
  * shunt_producer_arm - ask to be woken at the next release
  * @p: the half
  *
@@ -302,18 +330,7 @@ __s64 shunt_producer_unread(struct shunt_producer *p)
  */
 int shunt_producer_arm(struct shunt_producer *p)
 {
-	__u64 raw_cons, raw_prod;
-
-	if (p->broken)
-		return -EPROTO;
-	/* E5 full: space_event before the look at cons; pairs with the consumer's release */
-	/* MODEL: arm-space E5 */
-	shunt_store_full(&p->ctl->space_event, p->cons);
-	/* MODEL: recheck-space E5 */
-	raw_cons = shunt_load_full(&p->ctl->cons);
-	/* a consumer that seals instead of releasing rings after the seal: seen here or woken by it */
-	raw_prod = shunt_load_full(&p->ctl->prod);
-	return raw_cons == p->cons && raw_prod == p->prod;
+	return shunt_producer_arm_after(p, 1);
 }
 
 /**

@@ -121,6 +121,8 @@ __s64 shunt_producer_unread(struct shunt_producer *p);
  * look: may sleep; 0: look again (also when sealed); -EPROTO.
  */
 int shunt_producer_arm(struct shunt_producer *p);
+/* As arm, but to be woken only once @bytes more were consumed: one doorbell for a stretch of space. */
+int shunt_producer_arm_after(struct shunt_producer *p, __u64 bytes);
 
 /*
  * Continue in another extent at segment offset @off, mapped at @base. 0, -EINVAL (something is staged,

@@ -172,8 +172,9 @@ static int shunt_device_probe(struct pci_dev *pdev, const struct pci_device_id *
 	if (err)
 		goto err_regions;
 	pci_set_master(pdev);		/* MSI-X messages are memory writes */
-	if (!dev->uplink)
-		shunt_link_init(&dev->link, dev);
+	err = dev->uplink ? 0 : shunt_link_init(&dev->link, dev);
+	if (err)
+		goto err_regions;
 	pci_set_drvdata(pdev, dev);
 	err = setup_irqs(dev);
 	if (err)

@@ -21,8 +21,12 @@
  */
 #include <linux/sched/signal.h>
 
+#include "compat/compat.h"
 #include "shunt.h"
 #include "trace.h"
+
+/* Pages a link that was busy may keep for its next frames: 2 MiB. */
+#define POOL_PAGES 512
 
 static DECLARE_WAIT_QUEUE_HEAD(closed_wait);
 static atomic_t busy_links;
@@ -67,7 +71,7 @@ static void publish(struct shunt_link *link, u32 state)
 {
 	WRITE_ONCE(link->own->epoch, link->epoch);
 	WRITE_ONCE(link->own->generation, shunt_generation);
-	/* E20 release: epoch and everything done before, ahead of the state; pairs with E20 in look() */
+	/* M1 release: epoch and everything done before, ahead of the state; pairs with M1 in look() */
 	smp_store_release(&link->own->state, state);
 	shunt_device_doorbell(link->dev, link->peer_member, SHUNT_ABI_VECTOR_CONTROL);
 }
@@ -75,7 +79,7 @@ static void publish(struct shunt_link *link, u32 state)
 /* The peer's state in our epoch; SHUNT_ABI_ABSENT if it speaks of another. */
 static u32 look(const struct shunt_link *link)
 {
-	/* E20 acquire: state before the epoch it speaks of */
+	/* M1 acquire: state before the epoch it speaks of */
 	u32 raw_state = smp_load_acquire(&link->theirs->state);
 	u32 raw_epoch = READ_ONCE(link->theirs->epoch);
 
@@ -432,9 +436,19 @@ void shunt_link_leave(struct shunt_link *link, u32 reason)
  * shunt_link_init() - prepare the link of a freshly probed device
  * @link: zeroed
  * @dev: its device
+ *
+ * Returns 0 or a negative errno.
  */
-void shunt_link_init(struct shunt_link *link, struct shunt_device *dev)
+int shunt_link_init(struct shunt_link *link, struct shunt_device *dev)
 {
+	static const struct page_pool_params params = {
+		.pool_size = POOL_PAGES,
+		.nid = NUMA_NO_NODE,
+	};
+
+	link->pages = page_pool_create(&params);
+	if (IS_ERR(link->pages))
+		return PTR_ERR(link->pages);
 	link->dev = dev;
 	link->state = SHUNT_ABI_LINK_DOWN;
 	link->reason = SHUNT_ABI_R_IDLE;
@@ -446,6 +460,7 @@ void shunt_link_init(struct shunt_link *link, struct shunt_device *dev)
 	timer_setup(&link->hold, shunt_transmit_hold_timer, 0);
 	INIT_LIST_HEAD(&link->hot);
 	netif_napi_add(shunt_napi_dev, &link->napi, shunt_receive_poll);
+	return 0;
 }
 
 /**
@@ -459,4 +474,5 @@ void shunt_link_fini(struct shunt_link *link)
 	cancel_work_sync(&link->work);
 	timer_shutdown_sync(&link->hold);
 	netif_napi_del(&link->napi);
+	page_pool_destroy(link->pages);	/* pages still in sockets outlive it; the pool waits for them itself */
 }

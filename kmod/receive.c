@@ -9,6 +9,7 @@
 #include <linux/etherdevice.h>
 #include <linux/virtio_net.h>
 
+#include "compat/compat.h"
 #include "shunt.h"
 #include "trace.h"
 
@@ -21,32 +22,41 @@ static void stat_add(u64 *stat, u64 n)
 	WRITE_ONCE(*stat, *stat + n);
 }
 
+/*
+ * The rest of a large frame goes into pages of the link's pool: a page that comes back from the stack is
+ * used again without the page allocator and without being cleared (init_on_alloc).
+ */
+static bool copy_to_pages(struct shunt_link *link, struct sk_buff *skb, const void *from, u32 len)
+{
+	int i;
+
+	for (i = 0; len; i++) {
+		u32 n = min_t(u32, len, PAGE_SIZE);
+		struct page *page = i < MAX_SKB_FRAGS ? page_pool_dev_alloc_pages(link->pages) : NULL;
+
+		if (!page)
+			return false;
+		memcpy(page_address(page), from, n);
+		skb_add_rx_frag(skb, i, page, 0, n, PAGE_SIZE);
+		from += n;
+		len -= n;
+	}
+	return true;
+}
+
 static struct sk_buff *frame_copy(struct shunt_link *link, const void *frame, u32 len)
 {
-	struct sk_buff *skb;
-	u32 head;
-	int err;
+	u32 head = len <= LINEAR_MAX ? len : LINEAR_HEAD;
+	struct sk_buff *skb = napi_alloc_skb(&link->napi, head);
 
-	if (len <= LINEAR_MAX) {
-		skb = napi_alloc_skb(&link->napi, len);
-		if (skb)
-			skb_put_data(skb, frame, len);
-		return skb;
-	}
-	head = LINEAR_HEAD;
-	skb = alloc_skb_with_frags(NET_SKB_PAD + NET_IP_ALIGN + head, len - head,
-				   PAGE_ALLOC_COSTLY_ORDER, &err, GFP_ATOMIC | __GFP_NOWARN);
 	if (!skb)
 		return NULL;
-	skb_reserve(skb, NET_SKB_PAD + NET_IP_ALIGN);
-	skb_put(skb, head);
-	skb->data_len = len - head;
-	skb->len += skb->data_len;
-	if (skb_store_bits(skb, 0, frame, len)) {
-		kfree_skb(skb);
-		return NULL;
-	}
-	return skb;
+	skb_put_data(skb, frame, head);
+	skb_mark_for_recycle(skb);
+	if (copy_to_pages(link, skb, frame + head, len - head))
+		return skb;
+	kfree_skb(skb);
+	return NULL;
 }
 
 /* Checksum and segmentation metadata, by the kernel's own validation of the same structure. */
@@ -185,8 +195,10 @@ int shunt_receive_poll(struct napi_struct *napi, int budget)
 		napi_complete_done(napi, min(work, budget - 1));
 		return min(work, budget - 1);
 	}
-	if (work == budget)
+	if (work == budget) {
+		napi_gro_flush(napi, false);	/* nothing of ours refers to a NIC between polls */
 		return budget;
+	}
 	if (READ_ONCE(link->state) == SHUNT_ABI_LINK_CLOSING)
 		shunt_link_kick(link);	/* empty: the close may be complete */
 	if (!shunt_consumer_arm(&link->rx))

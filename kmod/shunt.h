@@ -149,6 +149,7 @@ struct shunt_link {
 	/* receive; owner of the NAPI SCHED bit */
 	struct napi_struct napi ____cacheline_aligned_in_smp;
 	struct shunt_consumer rx;
+	struct page_pool *pages;	/* of large received frames */
 	bool rx_enabled;	/* shunt_mutex */
 	u32 rx_broken;		/* reason, sticky until the next epoch */
 	u32 spin_ns;		/* adapted window */
@@ -159,7 +160,7 @@ struct shunt_link {
 	struct shunt_abi_link_stats stats;	/* each field: one writer */
 };
 
-void shunt_link_init(struct shunt_link *link, struct shunt_device *dev);
+int shunt_link_init(struct shunt_link *link, struct shunt_device *dev);
 void shunt_link_fini(struct shunt_link *link);
 void shunt_link_leave(struct shunt_link *link, u32 reason);
 int shunt_link_open(struct shunt_device *dev, const struct shunt_abi_msg_link_open *msg);

@@ -102,6 +102,12 @@ static void start_hold_timer(struct shunt_link *link)
 	mod_timer(&link->hold, jiffies + max(1UL, usecs_to_jiffies(READ_ONCE(shunt_hold_us))));
 }
 
+static void unhold(struct shunt_link *link, struct sk_buff *skb)
+{
+	__skb_unlink(skb, &link->held);
+	link->held_bytes -= skb->len;
+}
+
 /*
  * Move held frames into the ring as far as they go; what was moved is put on @done, to be freed
  * without the lock (a destructor may wake a socket that sends at once).
@@ -117,12 +123,12 @@ static void drain_locked(struct shunt_link *link, struct sk_buff_head *done)
 	while ((skb = skb_peek(&link->held))) {
 		err = put(link, skb);
 		/* bounded: each round that finds space moves a frame or, at the end, arms */
-		if (err == -ENOSPC && shunt_producer_arm(&link->tx) == 0)
+		if (err == -ENOSPC && shunt_producer_arm_after(&link->tx, link->tx.size / 2) == 0)
 			err = put(link, skb);
 		if (err)
 			break;
-		__skb_unlink(skb, &link->held);
-		link->held_bytes -= skb->len;
+		unhold(link, skb);
+		dev_put(skb->dev);
 		__skb_queue_tail(done, skb);
 	}
 	ring_if_asked(link);
@@ -169,6 +175,7 @@ static unsigned int hold(struct shunt_link *link, struct sk_buff *skb)
 		return NF_DROP;
 	}
 	skb_dst_force(skb);
+	dev_hold(skb->dev);	/* its NIC may be unregistered while it waits */
 	if (skb_queue_empty(&link->held))
 		start_hold_timer(link);
 	__skb_queue_tail(&link->held, skb);
@@ -188,7 +195,7 @@ static unsigned int hold(struct shunt_link *link, struct sk_buff *skb)
  */
 unsigned int shunt_transmit(struct shunt_link *link, struct net_device *dev, struct sk_buff *skb)
 {
-	unsigned int verdict = NF_ACCEPT;
+	unsigned int verdict = NF_ACCEPT, len = skb->len;
 	struct sk_buff_head done;
 	int err;
 
@@ -214,7 +221,7 @@ unsigned int shunt_transmit(struct shunt_link *link, struct net_device *dev, str
 	}
 out:
 	spin_unlock(&link->tx_lock);
-	trace_shunt_transmit(link->dev->bdf, skb->len, verdict);
+	trace_shunt_transmit(link->dev->bdf, len, verdict);	/* a held frame may be gone by now */
 	free_sent(&done);
 	return verdict;
 }
@@ -274,23 +281,25 @@ void shunt_transmit_stop(struct shunt_link *link, bool stalled)
 void shunt_transmit_flush_work(struct work_struct *work)
 {
 	struct shunt_link *link = container_of(work, struct shunt_link, flush);
+	struct net_device *dev;
 	struct sk_buff *skb;
 
 	for (;;) {
 		spin_lock_bh(&link->tx_lock);
-		skb = __skb_dequeue(&link->held);
+		skb = skb_peek(&link->held);
 		if (!skb) {
-			link->held_bytes = 0;
 			if (link->tx_mode == SHUNT_TX_FLUSHING)
 				link->tx_mode = SHUNT_TX_CLOSED;
 			spin_unlock_bh(&link->tx_lock);
 			break;
 		}
-		link->held_bytes -= skb->len;
+		unhold(link, skb);
 		stat_add(&link->stats.tx_returned, 1);
 		spin_unlock_bh(&link->tx_lock);
+		dev = skb->dev;
 		nf_skip_egress(skb, true);
 		dev_queue_xmit(skb);
+		dev_put(dev);
 		cond_resched();
 	}
 	shunt_link_kick(link);

@@ -515,7 +515,7 @@ static void member_publish(struct shunt_device *dev, u32 state)
 
 	WRITE_ONCE(own->epoch, dev->hdr.epoch);
 	WRITE_ONCE(own->generation, shunt_generation);
-	smp_store_release(&own->state, state);	/* E20 */
+	smp_store_release(&own->state, state);	/* M1 */
 }
 
 /**

@@ -9,6 +9,13 @@
 #include <linux/slab.h>
 #include <linux/version.h>
 
+/* 6.6 split the page pool's header. */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 6, 0)
+#include <net/page_pool/helpers.h>
+#else
+#include <net/page_pool.h>
+#endif
+
 /* 6.10 gave dummy netdevs an allocator of their own and made init_dummy_netdev() private. */
 static inline struct net_device *shunt_dummy_netdev_alloc(void)
 {

@@ -89,7 +89,7 @@ inline publish() {
 	fi
 }
 
-/* C: shunt_producer_arm */
+/* C: shunt_producer_arm_after, with bytes = 1 */
 inline arm_space() {
 	/* MODEL: arm-space E5 */
 #ifdef M_E5_ARM_STORE

@@ -161,6 +161,33 @@ static void producer_arm(void **state)
 	rig_down(&r);
 }
 
+/* One doorbell for a stretch of space; never asked for more than half of what is unread. */
+static void producer_arm_after(void **state)
+{
+	struct rig r;
+	int i, n;
+
+	(void)state;
+	rig_up(&r, 4096);
+	publish(&r, 1);
+	release(&r, 1);
+	for (n = 0; !rig_put(&r, 0, 0); n++)
+		;
+	shunt_producer_publish(&r.p);
+	assert_int_equal(shunt_producer_arm_after(&r.p, 2048), 1);
+	for (i = 0; i < 2048 / 16 - 1; i++)
+		release(&r, 0);
+	release(&r, 1);
+	assert_int_equal(shunt_producer_arm_after(&r.p, 1), 0);	/* consumed since the last look */
+	assert_true(shunt_producer_space(&r.p) > 0);
+	while (shunt_producer_unread(&r.p) > 48)
+		release(&r, 0);
+	assert_int_equal(shunt_producer_arm_after(&r.p, 1 << 30), 1);	/* 48 unread: after 24 */
+	release(&r, 0);
+	release(&r, 1);
+	rig_down(&r);
+}
+
 /* A sealed ring lets nobody sleep: the seal's doorbell came, and there may be no other. */
 static void sealed_is_never_slept_on(void **state)
 {
@@ -207,6 +234,7 @@ int main(void)
 		cmocka_unit_test(consumer_disarm),
 		cmocka_unit_test(consumer_arm_after),
 		cmocka_unit_test(producer_arm),
+		cmocka_unit_test(producer_arm_after),
 		cmocka_unit_test(sealed_is_never_slept_on),
 		cmocka_unit_test(adopted_producer_checks_again),
 	};
