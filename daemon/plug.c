@@ -289,10 +289,22 @@ static void on_ports(void *ctx, json_t *ret, const char *error)
 
 /* --- descriptor holes --- */
 
+/* A hole counts as filled when QEMU says so: a daemon killed before that must leave it due to the next. */
+static void on_hole_filled(void *ctx, json_t *ret, const char *error)
+{
+	struct vm *vm = ctx;
+
+	(void)error;
+	if (!ret || !vm->inert_due)
+		return;
+	vm->inert_due--;
+	vm->d->dirty = true;
+}
+
 static bool fill_holes(struct end *e)
 {
 	struct vm *vm = e->vm;
-	char name[32];
+	char name[64];
 
 	if (!vm->inert_due)
 		return true;
@@ -301,15 +313,17 @@ static bool fill_holes(struct end *e)
 		     "too many unplugs in this QEMU process: restart the VM to plug again");
 		return false;
 	}
-	for (; vm->inert_due; vm->inert_due--) {
+	for (unsigned int i = 0; i < vm->inert_due; i++) {
 		int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 
 		if (fd < 0)
 			break;
-		snprintf(name, sizeof(name), "shunt-inert-%u", vm->inert_sent++);
-		qmp_call_fd(vm->qmp, "getfd", json_pack("{s:s}", "fdname", name), fd, NULL, NULL);
+		/* A name used again would close the descriptor it had: those of a killed daemon stay. */
+		snprintf(name, sizeof(name), "shunt-inert-%016llx-%u", (unsigned long long)vm->d->generation,
+			 vm->inert_sent++);
+		qmp_call_fd(vm->qmp, "getfd", json_pack("{s:s}", "fdname", name), fd, on_hole_filled, vm);
 	}
-	log_info("holes-filled", "vm=%s total=%u", vm->name, vm->inert_sent);
+	log_info("fill-holes", "vm=%s total=%u", vm->name, vm->inert_sent);
 	vm->d->dirty = true;
 	return true;
 }
