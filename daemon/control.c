@@ -146,7 +146,8 @@ static void attach_qmp(struct client *k, const char *qmp, const char *name, cons
 	if (r == -ENOSPC)
 		answer_error(k, "raise max_vms in shuntd.conf", "max_vms reached");
 	else if (r)
-		answer_error(k, "is the VM running, with -qmp unix:PATH,server=on,wait=off?",
+		answer_error(k, r == -EACCES ? "run shuntd as root, or give its user access to the socket" :
+			     "is the VM running, with -qmp unix:PATH,server=on,wait=off?",
 			     "cannot connect to QMP socket %s: %s", qmp, strerror(-r));
 	if (r)
 		return;
