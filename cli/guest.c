@@ -253,7 +253,10 @@ static int ask(struct genl *g, uint8_t cmd, bool dump, json_t **ret_list)
 	return EXIT_OK;
 }
 
-/* The path a peer's frames take, from its link's state. */
+/*
+ * The path a peer's frames take, from its link's state. A peer without the module explains more than what once
+ * became of the link, which is kept as "link_reason".
+ */
 static void add_path(json_t *peer)
 {
 	const char *link = json_string_value(json_object_get(peer, "link"));
@@ -263,10 +266,14 @@ static void add_path(json_t *peer)
 	bool up = link && !strcmp(link, "up");
 
 	json_object_set_new(peer, "path", json_string(up ? "packet" : "network"));
-	if (up || (name && strcmp(name, "none")))
+	if (up)
 		return;
+	if (reason)
+		json_object_set(peer, "link_reason", reason);
 	if (generation && !strcmp(generation, "0000000000000000"))
 		json_object_set_new(peer, "reason", reason_json(SHUNT_ABI_R_NO_MODULE));
+	else if (name && strcmp(name, "none"))
+		return;
 	else if (link && !strcmp(link, "stalled"))
 		json_object_set_new(peer, "reason", reason_json(SHUNT_ABI_R_STALLED));
 	else
