@@ -9,6 +9,7 @@ import signal
 import socket
 import time
 
+from . import lab as labs
 from .scenario import expect, expect_equal, wait_until
 
 LINK_SECONDS = 60
@@ -69,6 +70,7 @@ def pinging(vm, other, interval=0.01):
     """Echo requests all the while."""
     running = vm.bg(f"exec ping -q -i {interval} {other.ip}")
     try:
+        running.wait_output("PING")
         yield running
     finally:
         running.stop(signal.SIGKILL)
@@ -97,12 +99,21 @@ def wait_down(vm, other, reasons, timeout=10):
         return None if entry.get("link") in ("up", "opening", "stalled", "closing") else [entry]
     start = time.monotonic()
     entry = wait_until(left, timeout, f"{vm.name} says that the link to {other.name} is down")[0]
+    why = entry.get("link_reason", {}).get("name")
     if not entry:
         entry = pair(vm.lab, vm, other) | {"link": "none"}
         expect_equal(served(vm.lab, other)["state"], "gone", f"{other.name} left the roster, so its state")
-    print(f"{vm.name}: {entry['link']} ({reason(entry)}) after {time.monotonic() - start:.2f} s")
-    expect(entry["path"] == "network" and reason(entry) in reasons, f"{vm.name}'s link to {other.name}: {entry}")
+        why = reason(entry)
+    print(f"{vm.name}: {entry['link']} ({why}) after {time.monotonic() - start:.2f} s")
+    expect(entry["path"] == "network" and why in reasons, f"{vm.name}'s link to {other.name}: {entry}")
     return entry
+
+
+def restart_guest(vm):
+    """A guest that was reset comes up again, and gets the command and the module."""
+    vm.wait_ready()
+    labs.install(vm.name)
+    vm.module(True)
 
 
 def network_works(one, two):

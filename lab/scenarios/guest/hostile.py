@@ -62,6 +62,7 @@ class End:
         self.peer = segment.member(peer)
         self.tx, self.extent, self.extent_size = segment.rings[0 if own < peer else 1]
         self.rx = segment.rings[1 if own < peer else 0][0]
+        self.ring = lambda: None        # the doorbell of the peer's channel, for who has one
 
     def record(self, payload, kind=1, flags=0, length=None):
         """Put a record into the ring, and publish it."""
@@ -73,6 +74,7 @@ class End:
         header = RECORD.pack(len(payload) if length is None else length, kind, flags, 0)
         self.segment.bytes[self.extent + at:self.extent + at + len(payload) + 16] = header + payload
         self.segment.word(self.tx, prod + room)
+        self.ring()
 
 
 # --- attacks: each takes the victim's peer's end ---
@@ -100,7 +102,7 @@ def add(end, offset, amount):
 
 ATTACKS = {
     "prod-ahead": lambda end: add(end, end.tx, 1 << 40),
-    "prod-back": lambda end: (end.record(bytes(64)), time.sleep(0.1), end.segment.word(end.tx, 0)),
+    "prod-back": lambda end: (end.record(bytes(64)), time.sleep(0.3), add(end, end.tx, -16)),
     "prod-odd": lambda end: add(end, end.tx, 8),
     "prod-sealed": lambda end: end.segment.word(end.tx, end.segment.word(end.tx) | SEALED),
     "cons-ahead": lambda end: add(end, end.rx + LINE, 1 << 40),
@@ -161,6 +163,7 @@ def join(device):
     segment.word(end.own + 8, random.getrandbits(64))
     segment.half(end.own, READY)
     device.ring(peer, 0)
+    end.ring = lambda: device.ring(peer, 1)
 
     def live():
         while True:
