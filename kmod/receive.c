@@ -164,7 +164,8 @@ static int receive(struct shunt_link *link, int budget)
 	}
 	rcu_read_unlock();
 	release(link);
-	if (err == -EPROTO)
+	/* Nobody seals a packet ring; a consumer of a sealed one can never be armed and would be polled for ever. */
+	if (err == -EPROTO || err == -ESHUTDOWN)
 		WRITE_ONCE(link->rx_broken, link->rx.bad_record ? SHUNT_ABI_R_BROKEN_RECORD :
 								  SHUNT_ABI_R_BROKEN_INDEX);
 	return work;

@@ -148,6 +148,15 @@ static void free_sent(struct sk_buff_head *done)
 		consume_skb(skb);
 }
 
+/* A stalled peer consumes again: control reopens the link once the ring is empty. */
+static void look_at_stall(struct shunt_link *link)
+{
+	spin_lock(&link->tx_lock);
+	if (shunt_producer_unread(&link->tx) <= 0 || shunt_producer_arm(&link->tx) != 1)
+		shunt_link_kick(link);
+	spin_unlock(&link->tx_lock);
+}
+
 /**
  * shunt_transmit_drain() - the peer may have made room: move held frames into the ring
  * @link: the link
@@ -158,6 +167,8 @@ void shunt_transmit_drain(struct shunt_link *link)
 {
 	struct sk_buff_head done;
 
+	if (unlikely(READ_ONCE(link->tx_stalled)))
+		look_at_stall(link);
 	if (skb_queue_empty_lockless(&link->held))
 		return;
 	__skb_queue_head_init(&done);
@@ -237,7 +248,7 @@ void shunt_transmit_open(struct shunt_link *link)
 	spin_lock_bh(&link->tx_lock);
 	if (link->tx_mode == SHUNT_TX_CLOSED)
 		link->tx_mode = SHUNT_TX_OPEN;
-	link->tx_stalled = false;
+	WRITE_ONCE(link->tx_stalled, false);
 	spin_unlock_bh(&link->tx_lock);
 }
 
@@ -247,7 +258,9 @@ static bool stop_locked(struct shunt_link *link, bool stalled)
 	if (link->tx_mode != SHUNT_TX_OPEN)
 		return false;
 	link->tx_mode = SHUNT_TX_FLUSHING;
-	link->tx_stalled = stalled;
+	WRITE_ONCE(link->tx_stalled, stalled);
+	if (stalled)
+		shunt_producer_arm(&link->tx);	/* its next sign of life comes with a doorbell */
 	return true;
 }
 

@@ -64,7 +64,7 @@ def command_line(name, record, hosts, vms):
             *accel.FLAGS[accelerator], "-smp", f"{vcpus},maxcpus={max(2, vcpus)}", "-m", str(record["mem"]),
             "-nodefaults", "-no-user-config", "-display", "none",
             "-kernel", str(kern.boot_image), "-initrd", str(image.initramfs(kern)),
-            "-append", "console=ttyS0 loglevel=5 random.trust_cpu=on net.ifnames=0 "
+            "-append", "console=ttyS0 loglevel=5 random.trust_cpu=on net.ifnames=0 tsc=reliable "
             f"lab.name={name} lab.number={number} lab.vms={max(vms, 8)}",
             "-drive", f"id=root,file={record['image']},{disk}", "-device", "virtio-blk-pci,drive=root",
             "-drive", f"id=modules,file={kern.modules_image},{disk}", "-device", "virtio-blk-pci,drive=modules",
