@@ -102,8 +102,8 @@ def test_panic(lab):
 
 
 def test_reset(lab):
-    """A hard reset without warning, under traffic, does the same; so does a second in a row."""
-    for _ in range(soak(20, 2)):
+    """A hard reset without warning, under traffic, does the same, as often as it comes."""
+    for _ in range(soak(20, 1)):
         before = wait_link(lab, lab.vm1, lab.vm2)
         with pinging(lab.vm1, lab.vm2):
             lab.vm2.qmp("system_reset")

@@ -66,9 +66,9 @@ def is_up(lab, one, two):
 
 
 @contextlib.contextmanager
-def pinging(vm, other, interval=0.01):
+def pinging(vm, other, interval=0.01, size=56):
     """Echo requests all the while."""
-    running = vm.bg(f"exec ping -q -i {interval} {other.ip}")
+    running = vm.bg(f"exec ping -q -i {interval} -s {size} {other.ip}")
     try:
         running.wait_output("PING")
         yield running
