@@ -28,6 +28,9 @@
 /* Pages a link that was busy may keep for its next frames: 2 MiB. */
 #define POOL_PAGES 512
 
+/* Frames a poll hands up before it looks whether tasks want the CPU: less than a default socket buffer holds. */
+#define POLL_BUDGET 32
+
 static DECLARE_WAIT_QUEUE_HEAD(closed_wait);
 static atomic_t busy_links;
 
@@ -459,7 +462,9 @@ int shunt_link_init(struct shunt_link *link, struct shunt_device *dev)
 	skb_queue_head_init(&link->held);
 	timer_setup(&link->hold, shunt_transmit_hold_timer, 0);
 	INIT_LIST_HEAD(&link->hot);
-	netif_napi_add(shunt_napi_dev, &link->napi, shunt_receive_poll);
+	hrtimer_init(&link->defer, CLOCK_MONOTONIC, HRTIMER_MODE_REL_SOFT);
+	link->defer.function = shunt_poller_defer_timer;
+	netif_napi_add_weight(shunt_napi_dev, &link->napi, shunt_receive_poll, POLL_BUDGET);
 	return 0;
 }
 
@@ -473,6 +478,7 @@ void shunt_link_fini(struct shunt_link *link)
 	cancel_work_sync(&link->flush);
 	cancel_work_sync(&link->work);
 	timer_shutdown_sync(&link->hold);
+	hrtimer_cancel(&link->defer);
 	netif_napi_del(&link->napi);
 	page_pool_destroy(link->pages);	/* pages still in sockets outlive it; the pool waits for them itself */
 }

@@ -17,6 +17,12 @@
  * shunt_spin_max_us would have paid, and halves when even that would not have (a starved peer, for
  * one), but not below an eighth of shunt_spin_us.
  * shunt_spin_us=0 switches spinning off.
+ *
+ * Deferral. A NAPI poll that used up its budget while a task waits for the CPU gives the rest to the poller
+ * together with the SCHED bit (shunt_poller_defer()). Being idle-class, the poller goes on when the
+ * tasks have taken what they got; without it a flood of datagrams would be handed up faster than their
+ * reader can run, and be dropped, where a full ring makes the sender wait. If tasks keep the CPU, a
+ * timer has the poll go on after DEFER_NS all the same.
  */
 #include <linux/kernel_stat.h>
 #include <linux/kthread.h>
@@ -25,6 +31,7 @@
 
 #include "shunt.h"
 
+#define DEFER_NS (2 * NSEC_PER_MSEC)
 #define POLL_LINKS 8	/* links spun on at once; more take turns */
 
 static struct task_struct *poller;
@@ -76,6 +83,49 @@ void shunt_poller_kick(struct shunt_link *link)
 }
 
 /**
+ * shunt_poller_defer() - let the poller go on with @link's NAPI poll
+ * @link: owned by the calling NAPI poll, which must return less than its budget without completing
+ *
+ * Context: softirq.
+ */
+void shunt_poller_defer(struct shunt_link *link)
+{
+	bool wake;
+
+	spin_lock(&hot_lock);
+	wake = list_empty(&hot_links);
+	if (list_empty(&link->hot))
+		list_add_tail(&link->hot, &hot_links);
+	link->deferred = true;
+	spin_unlock(&hot_lock);
+	hrtimer_start(&link->defer, ns_to_ktime(DEFER_NS), HRTIMER_MODE_REL_SOFT);
+	if (wake)
+		wake_up_process(poller);
+}
+
+/**
+ * shunt_poller_defer_timer() - tasks kept the CPU: go on in softirq
+ * @t: link->defer
+ *
+ * Context: softirq.
+ */
+enum hrtimer_restart shunt_poller_defer_timer(struct hrtimer *t)
+{
+	struct shunt_link *link = container_of(t, struct shunt_link, defer);
+	bool mine;
+
+	spin_lock(&hot_lock);
+	mine = link->deferred;
+	if (mine)
+		list_del_init(&link->hot);
+	link->deferred = false;
+	spin_unlock(&hot_lock);
+	if (mine)
+		__napi_schedule(&link->napi);
+	return HRTIMER_NORESTART;
+}
+
+/**
  * shunt_poller_forget() - @link is about to go: take it off the list
  * @link: its NAPI is disabled, so the poller does not own it
  *
@@ -99,7 +149,8 @@ static int collect(struct shunt_link **links)
 		if (n == POLL_LINKS)
 			break;
 		list_del_init(&link->hot);
-		if (napi_schedule_prep(&link->napi)) {
+		if (link->deferred || napi_schedule_prep(&link->napi)) {
+			link->deferred = false;
 			shunt_consumer_disarm(&link->rx);
 			links[n++] = link;
 		}

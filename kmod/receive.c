@@ -171,6 +171,17 @@ static int receive(struct shunt_link *link, int budget)
 	return work;
 }
 
+/*
+ * The ring has more, but this poll interrupted a task, or one waits for the CPU, perhaps for the very
+ * frames just handed up: let it run before they overflow its socket. The ring holds the rest back, and
+ * in the end the sender.
+ */
+static bool may_defer(struct napi_struct *napi)
+{
+	return (need_resched() || !(current->flags & PF_KTHREAD)) && !napi_disable_pending(napi) &&
+	       !test_bit(NAPI_STATE_IN_BUSY_POLL, &napi->state);
+}
+
 /**
  * shunt_receive_poll() - NAPI poll of a link: held frames out, received frames up
  * @napi: link->napi
@@ -198,7 +209,10 @@ int shunt_receive_poll(struct napi_struct *napi, int budget)
 	}
 	if (work == budget) {
 		napi_gro_flush(napi, false);	/* nothing of ours refers to a NIC between polls */
-		return budget;
+		if (!may_defer(napi))
+			return budget;
+		shunt_poller_defer(link);
+		return budget - 1;	/* less than the budget and not completed: the poller owns it now */
 	}
 	if (READ_ONCE(link->state) == SHUNT_ABI_LINK_CLOSING)
 		shunt_link_kick(link);	/* empty: the close may be complete */

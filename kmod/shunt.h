@@ -25,6 +25,7 @@
 #define SHUNT_KMOD_H
 
 #include <linux/etherdevice.h>
+#include <linux/hrtimer.h>
 #include <linux/netdevice.h>
 #include <linux/pci.h>
 #include <linux/skbuff.h>
@@ -156,6 +157,8 @@ struct shunt_link {
 	u32 spin_left;
 	u64 spin_slept;		/* ktime ns when the last window ran out, 0: it did not */
 	struct list_head hot;	/* poller's list; poller lock */
+	bool deferred;		/* the poller owns the SCHED bit of a poll to go on with; poller lock */
+	struct hrtimer defer;
 
 	struct shunt_abi_link_stats stats;	/* each field: one writer */
 };
@@ -186,6 +189,8 @@ int shunt_poller_start(void);
 void shunt_poller_stop(void);
 void shunt_poller_kick(struct shunt_link *link);
 void shunt_poller_forget(struct shunt_link *link);
+void shunt_poller_defer(struct shunt_link *link);
+enum hrtimer_restart shunt_poller_defer_timer(struct hrtimer *t);
 
 extern struct net_device *shunt_napi_dev;	/* carries our NAPI instances; never registered */
 
