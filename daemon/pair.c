@@ -472,15 +472,23 @@ void pair_vm_links_dead(struct vm *vm, uint32_t reason)
 		}
 }
 
-/** pair_vm_process_exited() - QEMU is gone, and its devices with it. */
+/**
+ * pair_vm_process_exited() - QEMU is gone, and its devices with it.
+ *
+ * What could not be plugged into it may fit into the next one, which an operator may have given room.
+ */
 void pair_vm_process_exited(struct vm *vm)
 {
 	struct pair *p;
 
 	TAILQ_FOREACH(p, &vm->d->pairs, link)
 		for (int i = 0; i < 2; i++)
-			if (p->vm[i] == vm)
+			if (p->vm[i] == vm) {
 				plug_forget(&p->e[i].end);
+				p->failed = 0;
+				if (!p->broken)
+					p->detail[0] = '\0';
+			}
 }
 
 static void end_closed(struct pair *p, unsigned int i, uint32_t state, uint32_t reason)
@@ -495,7 +503,7 @@ static void end_closed(struct pair *p, unsigned int i, uint32_t state, uint32_t 
 			 p->vm[!i]->name);
 		log_warn("pair-broken", "reported-by=%s offender=%s reason=%s", p->vm[i]->name,
 			 p->vm[!i]->name, shunt_reason_name(p->broken));
-	} else if (reason == SHUNT_ABI_R_BAR) {
+	} else if (reason == SHUNT_ABI_R_BAR && !e->told_close) {	/* its own trouble, not our words repeated */
 		p->failed = reason;
 		snprintf(p->detail, sizeof(p->detail), "reported by %.60s", p->vm[i]->name);
 	}
