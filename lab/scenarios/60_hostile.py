@@ -34,8 +34,8 @@ def heal(lab, before):
 
 def broken(lab):
     """Either end has noticed, and said so; the daemon counts the pair as broken."""
-    return any(peer(one, other).get("link") == "broken" for one, other in ((lab.vm1, lab.vm2), (lab.vm2, lab.vm1))) and \
-        reason(pair(lab, lab.vm1, lab.vm2)) in BROKEN
+    ends = (lab.vm1, lab.vm2), (lab.vm2, lab.vm1)
+    return any(peer(*e).get("link") == "broken" for e in ends) and reason(pair(lab, lab.vm1, lab.vm2)) in BROKEN
 
 
 def said(lab):

@@ -29,7 +29,7 @@ class Segment:
         fields = HEADER.unpack_from(memory)
         self.size, self.epoch, self.members, self.member_off, self.channel_off = fields[6:11]
         channel = struct.unpack_from("=8x6Q", memory, self.channel_off)
-        self.rings = [channel[0:3], channel[3:6]]        # control block, extent, its size; from lower id to higher, back
+        self.rings = [channel[0:3], channel[3:6]]   # control block, extent, its size: from lower id to higher, and back
 
     def word(self, offset, value=None):
         """Read or write eight bytes, in one access."""
