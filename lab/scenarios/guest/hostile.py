@@ -4,9 +4,12 @@ A hostile end of a pair segment, in user space: it maps the BAR of a device that
 for the link that shuntd offers, and then breaks every rule. The attacks work on any mapping of the segment, so the
 host's scenarios use them as well.
 """
+import atexit
 import ctypes
 import mmap
+import os
 import random
+import signal
 import struct
 import sys
 import threading
@@ -124,6 +127,20 @@ ATTACKS = {
 
 # --- in the guest ---
 
+FREE_ADDRESS = 0xe0000000        # a guest of the lab has neither memory nor devices there
+
+
+def map_page(path, offset):
+    """The address of a mapped page; Python's own mmap refuses files smaller than that."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    with open(path, "r+b", buffering=0) as file:
+        page = libc.mmap(None, ctypes.c_size_t(4096), 3, 1, file.fileno(), ctypes.c_long(offset))
+    if page == ctypes.c_void_p(-1).value:
+        raise OSError(ctypes.get_errno(), f"cannot map {path}")
+    return page
+
+
 class Device:
     """An ivshmem device whose driver is unbound."""
 
@@ -131,16 +148,25 @@ class Device:
         base = f"/sys/bus/pci/devices/{address}"
         with open(f"{base}/resource", encoding="ascii") as file:
             starts = [int(line.split()[0], 16) for line in file.read().splitlines()[:3]]
-        with open(f"{base}/resource0", "r+b", buffering=0) as file:     # smaller than a page: Python's mmap refuses
-            libc = ctypes.CDLL(None, use_errno=True)
-            libc.mmap.restype = ctypes.c_void_p
-            page = libc.mmap(None, ctypes.c_size_t(4096), 3, 1, file.fileno(), ctypes.c_long(0))
-            if page == ctypes.c_void_p(-1).value:
-                raise OSError(ctypes.get_errno(), "cannot map BAR 0")
+        try:
+            page = map_page(f"{base}/resource0", 0)
+        except OSError:     # it shares its page with the uplink's, which a driver holds
+            page = self.move(base)
+            starts[0] = 0
         self.registers = (ctypes.c_uint32 * 64).from_address(page + (starts[0] & 4095))
         with open(f"{base}/resource2", "r+b", buffering=0) as file:
             self.memory = mmap.mmap(file.fileno(), 0)
         self.position = self.registers[2]
+
+    @staticmethod
+    def move(base):
+        """Give BAR 0 a page of its own, until this program ends."""
+        config = os.open(f"{base}/config", os.O_RDWR)
+        old = os.pread(config, 4, 0x10)
+        atexit.register(os.pwrite, config, old, 0x10)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+        os.pwrite(config, struct.pack("=I", FREE_ADDRESS), 0x10)
+        return map_page("/dev/mem", FREE_ADDRESS)
 
     def ring(self, member, vector):
         """A doorbell."""
