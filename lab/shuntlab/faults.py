@@ -200,12 +200,13 @@ def descriptors(vm):
     base = f"/proc/{vm.record['qemu']['pid']}"
     memfds, eventfds = {}, set()
     for fd in os.listdir(f"{base}/fd"):
-        target = os.readlink(f"{base}/fd/{fd}")
-        if target.startswith("/memfd:shunt-"):
-            memfds[target.removeprefix("/memfd:").split(" ")[0]] = (int(fd), os.stat(f"{base}/fd/{fd}").st_ino)
-        elif target == "anon_inode:[eventfd]":
-            with open(f"{base}/fdinfo/{fd}", encoding="ascii") as info:
-                eventfds.add(int(re.search(r"eventfd-id:\s*(\d+)", info.read())[1]))
+        with contextlib.suppress(FileNotFoundError):        # QEMU closed it meanwhile
+            target = os.readlink(f"{base}/fd/{fd}")
+            if target.startswith("/memfd:shunt-"):
+                memfds[target.removeprefix("/memfd:").split(" ")[0]] = (int(fd), os.stat(f"{base}/fd/{fd}").st_ino)
+            elif target == "anon_inode:[eventfd]":
+                with open(f"{base}/fdinfo/{fd}", encoding="ascii") as info:
+                    eventfds.add(int(re.search(r"eventfd-id:\s*(\d+)", info.read())[1]))
     return memfds, eventfds
 
 
