@@ -35,6 +35,9 @@ struct pending_msg {
 static LIST_HEAD(pending);
 static u32 pending_n;
 
+/* Detaches under way (shunt_mutex): from closing the links to saying BYE none is opened. */
+static unsigned int leaving;
+
 /* A LINK_OPEN whose device has not been probed yet. */
 struct pending_open {
 	struct list_head list;
@@ -272,6 +275,8 @@ static void on_link_open(const struct shunt_abi_msg_link_open *msg)
 	struct pending_open *o;
 
 	forget_open(msg->segment_id);
+	if (leaving)
+		return;		/* shuntd saw the links close and offers new ones: our BYE is the answer */
 	if (dev) {
 		open_now(dev, msg);
 		return;
@@ -611,10 +616,12 @@ int shunt_uplink_detach(u32 reason)
 	int err = 0;
 
 	mutex_lock(&shunt_mutex);
+	leaving++;
 	shunt_link_close_all(reason);
 	mutex_unlock(&shunt_mutex);
 	shunt_link_wait_closed();
 	mutex_lock(&shunt_mutex);
+	leaving--;
 	list_for_each_entry(dev, &shunt_devices, list)
 		if (!dev->uplink && shunt_link_busy(&dev->link)) {
 			shunt_link_close(&dev->link, reason, true);
