@@ -464,6 +464,8 @@ int shunt_link_init(struct shunt_link *link, struct shunt_device *dev)
 	INIT_LIST_HEAD(&link->hot);
 	hrtimer_init(&link->defer, CLOCK_MONOTONIC, HRTIMER_MODE_REL_SOFT);
 	link->defer.function = shunt_poller_defer_timer;
+	hrtimer_init(&link->window, CLOCK_MONOTONIC, HRTIMER_MODE_REL_SOFT);
+	link->window.function = shunt_receive_window_timer;
 	netif_napi_add_weight(shunt_napi_dev, &link->napi, shunt_receive_poll, POLL_BUDGET);
 	return 0;
 }
@@ -479,6 +481,7 @@ void shunt_link_fini(struct shunt_link *link)
 	cancel_work_sync(&link->work);
 	timer_shutdown_sync(&link->hold);
 	hrtimer_cancel(&link->defer);
+	hrtimer_cancel(&link->window);
 	netif_napi_del(&link->napi);
 	page_pool_destroy(link->pages);	/* pages still in sockets outlive it; the pool waits for them itself */
 }

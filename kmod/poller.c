@@ -160,13 +160,16 @@ static int collect(struct shunt_link **links)
 	return n;
 }
 
-/* Frames to take, or held frames and the peer has consumed since the producer last looked. */
-static bool has_work(struct shunt_link *link)
+/* Held frames, and the peer has consumed since the producer last looked. */
+static bool has_space(struct shunt_link *link)
 {
-	if (shunt_consumer_pending(&link->rx))
-		return true;
 	return !skb_queue_empty_lockless(&link->held) &&
 	       READ_ONCE(link->tx.ctl->cons) != READ_ONCE(link->tx.cons);
+}
+
+static bool has_work(struct shunt_link *link)
+{
+	return shunt_consumer_pending(&link->rx) || has_space(link);
 }
 
 static u64 steal_now(void)
@@ -177,7 +180,7 @@ static u64 steal_now(void)
 /* Stop owning @link: to the softirq if there is work, else armed and completed. */
 static void let_go(struct shunt_link *link, bool expired)
 {
-	if (has_work(link) || !shunt_consumer_arm(&link->rx)) {
+	if (has_work(link) || !shunt_receive_arm(link)) {
 		if (!expired)
 			link->stats.polls++;
 		__napi_schedule(&link->napi);
@@ -200,6 +203,7 @@ static void let_go(struct shunt_link *link, bool expired)
 static void spin(struct shunt_link **links, int n)
 {
 	u64 start = local_clock(), steal = steal_now(), spent = 0;
+	u64 since[POLL_LINKS] = { 0 };
 	u32 left = U32_MAX;
 	bool found = false;
 	int i;
@@ -208,7 +212,8 @@ static void spin(struct shunt_link **links, int n)
 		left = min(left, links[i]->spin_left);
 	while (!found && spent < left && !need_resched() && steal_now() == steal) {
 		for (i = 0; i < n; i++)
-			if (has_work(links[i]) || napi_disable_pending(&links[i]->napi))
+			if (shunt_receive_ripe(links[i], start + spent, &since[i]) || has_space(links[i]) ||
+			    napi_disable_pending(&links[i]->napi))
 				found = true;
 		if (!found)
 			cpu_relax();

@@ -5,8 +5,14 @@
  * Whoever holds the SCHED bit of link->napi owns link->rx: the NAPI poll below, or the poller while it
  * spins. Nothing read from the ring is used before it was copied into the new skb and checked
  * there; the peer may rewrite the ring at any time.
+ *
+ * The anticipatory window (survey 3.3.4). Waking a reader for every frame is what makes latency, and what
+ * ruins a stream of small frames. Where frames come fast and mostly one way (nobody waits for an
+ * answer), they are gathered: up to shunt_window_bytes or shunt_window_us, whichever is first. A slow
+ * flow and request-response are never held up: the window opens only if it would catch several frames.
  */
 #include <linux/etherdevice.h>
+#include <linux/sched/clock.h>
 #include <linux/virtio_net.h>
 
 #include "compat/compat.h"
@@ -171,6 +177,81 @@ static int receive(struct shunt_link *link, int budget)
 	return work;
 }
 
+/* Learn from a poll that took @work frames whether gathering pays. */
+static void observe(struct shunt_link *link, int work)
+{
+	u64 now = local_clock(), tx = READ_ONCE(link->stats.tx_frames);
+	u32 gap = min_t(u64, div_u64(now - link->polled, work), NSEC_PER_SEC);
+	u32 most, least;
+
+	link->gap_ns = link->gap_ns - link->gap_ns / 8 + gap / 8;
+	link->recent_rx += work;
+	link->recent_tx += min_t(u64, tx - link->polled_tx, 1024);
+	link->polled = now;
+	link->polled_tx = tx;
+	if (link->recent_rx + link->recent_tx > 256) {
+		link->recent_rx /= 2;
+		link->recent_tx /= 2;
+	}
+	most = max(link->recent_rx, link->recent_tx);
+	least = min(link->recent_rx, link->recent_tx);
+	link->moderated = most > least + least / 2 + 16 &&
+			  link->gap_ns < READ_ONCE(shunt_window_us) * (NSEC_PER_USEC / 4);
+}
+
+/**
+ * shunt_receive_ripe() - is it time to take what is in the ring?
+ * @link: owned
+ * @now: local_clock()
+ * @since: when the caller first saw something; 0 at first
+ *
+ * Context: the poller.
+ */
+bool shunt_receive_ripe(struct shunt_link *link, u64 now, u64 *since)
+{
+	u64 raw_prod;
+
+	if (!shunt_consumer_pending(&link->rx))
+		return false;
+	if (!link->moderated)
+		return true;
+	raw_prod = READ_ONCE(link->rx.ctl->prod);	/* only decides when to look properly */
+	if (raw_prod - link->rx.cons >= READ_ONCE(shunt_window_bytes))
+		return true;
+	if (!*since)
+		*since = now;
+	return now - *since >= READ_ONCE(shunt_window_us) * NSEC_PER_USEC;
+}
+
+/**
+ * shunt_receive_arm() - ask for a doorbell, at once or at the end of the window
+ * @link: owned, about to be completed
+ *
+ * Returns what shunt_consumer_arm() does.
+ * Context: softirq, or BH off.
+ */
+int shunt_receive_arm(struct shunt_link *link)
+{
+	if (!link->moderated || ((current->flags & PF_KTHREAD) && !need_resched()))
+		return shunt_consumer_arm(&link->rx);	/* the CPU is idle: the poller gathers */
+	if (!hrtimer_is_queued(&link->window))
+		hrtimer_start(&link->window, ns_to_ktime(READ_ONCE(shunt_window_us) * NSEC_PER_USEC),
+			      HRTIMER_MODE_REL_SOFT);
+	return shunt_consumer_arm_after(&link->rx, READ_ONCE(shunt_window_bytes));
+}
+
+/**
+ * shunt_receive_window_timer() - the window is over: take what has come
+ * @t: link->window
+ *
+ * Context: softirq.
+ */
+enum hrtimer_restart shunt_receive_window_timer(struct hrtimer *t)
+{
+	napi_schedule(&container_of(t, struct shunt_link, window)->napi);
+	return HRTIMER_NORESTART;
+}
+
 /*
  * The ring has more, but this poll interrupted a task, or one waits for the CPU, perhaps for the very
  * frames just handed up: let it run before they overflow its socket. The ring holds the rest back, and
@@ -207,6 +288,8 @@ int shunt_receive_poll(struct napi_struct *napi, int budget)
 		napi_complete_done(napi, min(work, budget - 1));
 		return min(work, budget - 1);
 	}
+	if (work)
+		observe(link, work);
 	if (work == budget) {
 		napi_gro_flush(napi, false);	/* nothing of ours refers to a NIC between polls */
 		if (!may_defer(napi))
@@ -216,7 +299,7 @@ int shunt_receive_poll(struct napi_struct *napi, int budget)
 	}
 	if (READ_ONCE(link->state) == SHUNT_ABI_LINK_CLOSING)
 		shunt_link_kick(link);	/* empty: the close may be complete */
-	if (!shunt_consumer_arm(&link->rx))
+	if (!(work ? shunt_receive_arm(link) : shunt_consumer_arm(&link->rx)))
 		return budget;	/* something came: stay scheduled */
 	if (work)
 		shunt_poller_kick(link);

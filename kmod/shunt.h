@@ -46,6 +46,8 @@ extern uint shunt_hold_us;
 extern uint shunt_hold_bytes;
 extern uint shunt_spin_us;
 extern uint shunt_spin_max_us;
+extern uint shunt_window_us;
+extern uint shunt_window_bytes;
 extern uint shunt_stalled_ms;
 extern uint shunt_release_ms;
 
@@ -153,6 +155,13 @@ struct shunt_link {
 	struct page_pool *pages;	/* of large received frames */
 	bool rx_enabled;	/* shunt_mutex */
 	u32 rx_broken;		/* reason, sticky until the next epoch */
+	u64 polled;		/* ktime ns of the last poll that found frames */
+	u64 polled_tx;		/* stats.tx_frames then */
+	u32 gap_ns;		/* between received frames, a moving average */
+	u32 recent_rx;		/* frames of late each way; halved when they grow */
+	u32 recent_tx;
+	bool moderated;		/* frames come fast and mostly one way: gather them before a wake-up */
+	struct hrtimer window;
 	u32 spin_ns;		/* adapted window */
 	u32 spin_left;
 	u64 spin_slept;		/* ktime ns when the last window ran out, 0: it did not */
@@ -184,6 +193,9 @@ void shunt_transmit_flush_work(struct work_struct *work);
 void shunt_transmit_hold_timer(struct timer_list *t);
 
 int shunt_receive_poll(struct napi_struct *napi, int budget);
+int shunt_receive_arm(struct shunt_link *link);
+bool shunt_receive_ripe(struct shunt_link *link, u64 now, u64 *since);
+enum hrtimer_restart shunt_receive_window_timer(struct hrtimer *t);
 
 int shunt_poller_start(void);
 void shunt_poller_stop(void);
