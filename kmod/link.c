@@ -98,6 +98,8 @@ static void stop_sending(struct shunt_link *link)
 	synchronize_net();
 	flush_work(&link->flush);
 	timer_delete_sync(&link->hold);
+	hrtimer_cancel(&link->complete);
+	shunt_transmit_complete(link);
 }
 
 static void stop_receiving(struct shunt_link *link)
@@ -460,6 +462,9 @@ int shunt_link_init(struct shunt_link *link, struct shunt_device *dev)
 	INIT_WORK(&link->flush, shunt_transmit_flush_work);
 	spin_lock_init(&link->tx_lock);
 	skb_queue_head_init(&link->held);
+	skb_queue_head_init(&link->sent);
+	hrtimer_init(&link->complete, CLOCK_MONOTONIC, HRTIMER_MODE_REL_SOFT);
+	link->complete.function = shunt_transmit_complete_timer;
 	timer_setup(&link->hold, shunt_transmit_hold_timer, 0);
 	INIT_LIST_HEAD(&link->hot);
 	hrtimer_init(&link->defer, CLOCK_MONOTONIC, HRTIMER_MODE_REL_SOFT);
@@ -476,12 +481,13 @@ int shunt_link_init(struct shunt_link *link, struct shunt_device *dev)
  */
 void shunt_link_fini(struct shunt_link *link)
 {
-	WARN_ON(shunt_link_busy(link) || !skb_queue_empty(&link->held));
+	WARN_ON(shunt_link_busy(link) || !skb_queue_empty(&link->held) || !skb_queue_empty(&link->sent));
 	cancel_work_sync(&link->flush);
 	cancel_work_sync(&link->work);
 	timer_shutdown_sync(&link->hold);
 	hrtimer_cancel(&link->defer);
 	hrtimer_cancel(&link->window);
+	hrtimer_cancel(&link->complete);
 	netif_napi_del(&link->napi);
 	page_pool_destroy(link->pages);	/* pages still in sockets outlive it; the pool waits for them itself */
 }

@@ -160,11 +160,14 @@ static int collect(struct shunt_link **links)
 	return n;
 }
 
-/* Held frames, and the peer has consumed since the producer last looked. */
+/* Held frames, and the peer has consumed a good part of what the producer last saw unread. */
 static bool has_space(struct shunt_link *link)
 {
+	u64 cons = READ_ONCE(link->tx.cons);
+	u64 enough = min((READ_ONCE(link->tx.prod) - cons) / 2, link->tx.size / 4);
+
 	return !skb_queue_empty_lockless(&link->held) &&
-	       READ_ONCE(link->tx.ctl->cons) != READ_ONCE(link->tx.cons);
+	       READ_ONCE(link->tx.ctl->cons) - cons >= max(enough, 1ull);
 }
 
 static bool has_work(struct shunt_link *link)

@@ -195,7 +195,8 @@ static void observe(struct shunt_link *link, int work)
 	}
 	most = max(link->recent_rx, link->recent_tx);
 	least = min(link->recent_rx, link->recent_tx);
-	link->moderated = most > least + least / 2 + 16 &&
+	WRITE_ONCE(link->one_way, most > least + least / 2 + 16);
+	link->moderated = link->one_way &&
 			  link->gap_ns < READ_ONCE(shunt_window_us) * (NSEC_PER_USEC / 4);
 }
 

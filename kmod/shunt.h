@@ -146,6 +146,10 @@ struct shunt_link {
 	u32 held_bytes;
 	u64 held_cons;		/* consumer index when the hold timer was last started */
 	struct timer_list hold;
+	struct sk_buff_head sent;	/* in the ring already; kept charged to their sockets for a while */
+	struct hrtimer complete;	/* frees @sent */
+	u64 tx_last;		/* ktime ns of the last frame */
+	u32 tx_gap_ns;		/* between frames, a moving average */
 	bool tx_broken;
 	bool tx_stalled;
 
@@ -160,7 +164,8 @@ struct shunt_link {
 	u32 gap_ns;		/* between received frames, a moving average */
 	u32 recent_rx;		/* frames of late each way; halved when they grow */
 	u32 recent_tx;
-	bool moderated;		/* frames come fast and mostly one way: gather them before a wake-up */
+	bool one_way;		/* of late, most frames went in one direction */
+	bool moderated;		/* received frames come fast and one way: gather them before a wake-up */
 	struct hrtimer window;
 	u32 spin_ns;		/* adapted window */
 	u32 spin_left;
@@ -191,6 +196,8 @@ void shunt_transmit_stop(struct shunt_link *link, bool stalled);
 void shunt_transmit_drain(struct shunt_link *link);
 void shunt_transmit_flush_work(struct work_struct *work);
 void shunt_transmit_hold_timer(struct timer_list *t);
+enum hrtimer_restart shunt_transmit_complete_timer(struct hrtimer *t);
+void shunt_transmit_complete(struct shunt_link *link);
 
 int shunt_receive_poll(struct napi_struct *napi, int budget);
 int shunt_receive_arm(struct shunt_link *link);

@@ -16,14 +16,23 @@
  * shunt_hold_bytes and dropped beyond it, as a full qdisc would. If the consumer makes no progress
  * for shunt_hold_us while frames wait, all of them go to the network in order and the link is
  * stalled until its ring has been emptied.
+ *
+ * A frame in the ring needs its skb no more. But TCP gathers small writes into large segments while a
+ * frame of the connection is charged to the socket ("in the NIC"), and would send a frame per write to a
+ * path that never has any. So on a fast one-way flow TCP's frames stay charged for half a window
+ * (@sent), as they would until a NIC's completion interrupt; the data itself is not delayed.
  */
 #include <linux/if_ether.h>
 #include <linux/netfilter_netdev.h>
+#include <linux/sched/clock.h>
 #include <net/dst.h>
+#include <net/sock.h>
 
 #include "shunt.h"
 #define CREATE_TRACE_POINTS
 #include "trace.h"
+
+#define SENT_MAX 64
 
 static void stat_add(u64 *stat, u64 n)
 {
@@ -196,6 +205,57 @@ static unsigned int hold(struct shunt_link *link, struct sk_buff *skb)
 }
 
 /**
+ * shunt_transmit_complete() - let go of frames kept charged
+ * @link: the link
+ *
+ * Context: any; takes tx_lock. Sockets may send at once from here.
+ */
+void shunt_transmit_complete(struct shunt_link *link)
+{
+	struct sk_buff_head done;
+
+	__skb_queue_head_init(&done);
+	spin_lock_bh(&link->tx_lock);
+	skb_queue_splice_init(&link->sent, &done);
+	spin_unlock_bh(&link->tx_lock);
+	local_bh_disable();
+	free_sent(&done);
+	local_bh_enable();
+}
+
+/**
+ * shunt_transmit_complete_timer() - half a window after a frame was kept
+ * @t: link->complete
+ *
+ * Context: softirq.
+ */
+enum hrtimer_restart shunt_transmit_complete_timer(struct hrtimer *t)
+{
+	shunt_transmit_complete(container_of(t, struct shunt_link, complete));
+	return HRTIMER_NORESTART;
+}
+
+/* May this sent frame stay charged? TCP data of a fast one-way flow, and not too many. */
+static bool keep_charged(struct shunt_link *link, const struct sk_buff *skb)
+{
+	u64 now = local_clock();
+	u32 gap = min_t(u64, now - link->tx_last, NSEC_PER_MSEC);
+	u32 window = READ_ONCE(shunt_window_us) * NSEC_PER_USEC;
+
+	lockdep_assert_held(&link->tx_lock);
+	link->tx_last = now;
+	link->tx_gap_ns = link->tx_gap_ns - link->tx_gap_ns / 8 + gap / 8;
+	if (link->tx_gap_ns > window / 4 || !READ_ONCE(link->one_way))
+		return false;
+	if (!skb->sk || !sk_fullsock(skb->sk) || skb->sk->sk_protocol != IPPROTO_TCP ||
+	    skb->len < 256 || skb_queue_len(&link->sent) >= SENT_MAX)
+		return false;
+	if (skb_queue_empty(&link->sent))
+		hrtimer_start(&link->complete, ns_to_ktime(window / 2), HRTIMER_MODE_REL_SOFT);
+	return true;
+}
+
+/**
  * shunt_transmit() - one eligible frame for @link's peer
  * @link: found through the roster
  * @dev: the NIC it would have left by
@@ -221,7 +281,7 @@ unsigned int shunt_transmit(struct shunt_link *link, struct net_device *dev, str
 	err = put(link, skb);
 	if (likely(!err)) {
 		ring_if_asked(link);
-		__skb_queue_tail(&done, skb);
+		__skb_queue_tail(keep_charged(link, skb) ? &link->sent : &done, skb);
 		verdict = NF_STOLEN;
 	} else if (err == -ENOSPC) {
 		verdict = hold(link, skb);
