@@ -14,7 +14,8 @@
  *
  * Descriptor holes (RULES 21): QEMU without irqfd never unregisters the handlers of the eventfds of
  * an unplugged ivshmem device. A later descriptor with a recycled number fires the stale handler and
- * QEMU dies. So holes are filled with inert eventfds, which costs QEMU descriptors: counted, capped.
+ * QEMU dies. So holes are filled with inert eventfds as soon as QEMU has let go of the device, and what
+ * could not be filled then before the next plug; this costs QEMU descriptors: counted, capped.
  */
 #include <string.h>
 #include <sys/eventfd.h>
@@ -295,25 +296,24 @@ static void on_hole_filled(void *ctx, json_t *ret, const char *error)
 	struct vm *vm = ctx;
 
 	(void)error;
+	if (vm->inert_asked)
+		vm->inert_asked--;
 	if (!ret || !vm->inert_due)
 		return;
 	vm->inert_due--;
 	vm->d->dirty = true;
 }
 
-static bool fill_holes(struct end *e)
+/* False: the cap is reached. */
+static bool fill_holes(struct vm *vm)
 {
-	struct vm *vm = e->vm;
 	char name[64];
 
-	if (!vm->inert_due)
+	if (vm->inert_due <= vm->inert_asked)
 		return true;
-	if (vm->inert_sent + vm->inert_due > VM_INERT_MAX) {
-		fail(e, SHUNT_ABI_R_NO_SLOT,
-		     "too many unplugs in this QEMU process: restart the VM to plug again");
+	if (vm->inert_sent + vm->inert_due - vm->inert_asked > VM_INERT_MAX)
 		return false;
-	}
-	for (unsigned int i = 0; i < vm->inert_due; i++) {
+	while (vm->inert_asked < vm->inert_due) {
 		int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 
 		if (fd < 0)
@@ -321,6 +321,7 @@ static bool fill_holes(struct end *e)
 		/* A name used again would close the descriptor it had: those of a killed daemon stay. */
 		snprintf(name, sizeof(name), "shunt-inert-%016llx-%u", (unsigned long long)vm->d->generation,
 			 vm->inert_sent++);
+		vm->inert_asked++;
 		qmp_call_fd(vm->qmp, "getfd", json_pack("{s:s}", "fdname", name), fd, on_hole_filled, vm);
 	}
 	log_info("fill-holes", "vm=%s total=%u", vm->name, vm->inert_sent);
@@ -354,8 +355,11 @@ void plug_next(struct vm *vm)
 		fail(e, SHUNT_ABI_R_NO_DEVICE, "QEMU does not know ivshmem-doorbell");
 		return;
 	}
-	if (!fill_holes(e))
+	if (!fill_holes(vm)) {
+		fail(e, SHUNT_ABI_R_NO_SLOT,
+		     "too many unplugs in this QEMU process: restart the VM to plug again");
 		return;
+	}
 	if (is_q35(vm))
 		qmp_call(vm->qmp, "query-pci", NULL, on_ports, e);
 	else
@@ -425,6 +429,7 @@ void plug_cancel_all(struct vm *vm)
 		plug_end(e, vm, seg, member);
 	}
 	vm->deleting = 0;
+	vm->inert_asked = 0;
 	vm->delete_timer = sd_event_source_disable_unref(vm->delete_timer);
 }
 
@@ -453,9 +458,17 @@ static int on_delete_timeout(sd_event_source *s, uint64_t usec, void *userdata)
 
 static void on_chardev_removed(void *ctx, json_t *ret, const char *error)
 {
+	struct vm *vm = ctx;
+
 	(void)ret;
 	(void)error;
-	deletion_over(ctx);
+	/*
+	 * At once, not only before the next plug: any descriptor QEMU opens meanwhile (a client of one of
+	 * its sockets will do) would be the one a stale handler waits for.
+	 */
+	if (qmp_is_ready(vm->qmp))
+		fill_holes(vm);
+	deletion_over(vm);
 }
 
 /**

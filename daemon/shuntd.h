@@ -154,7 +154,8 @@ struct vm {
 	size_t n_told;
 
 	TAILQ_HEAD(, end) plugs;	/* queued and, first, under way */
-	unsigned int inert_due;		/* descriptor holes to fill before the next plug */
+	unsigned int inert_due;		/* descriptor holes to fill, at the latest before the next plug */
+	unsigned int inert_asked;	/* of these, QEMU has been asked for so many */
 	unsigned int inert_sent;
 	unsigned int deleting;		/* device_del under way */
 	sd_event_source *delete_timer;

@@ -152,7 +152,7 @@ static void vm_gone(struct vm *vm)
 	vm->identified = false;
 	vm->reason = 0;
 	snprintf(vm->detail, sizeof(vm->detail), "its QEMU exited");
-	vm->inert_due = vm->inert_sent = 0;
+	vm->inert_due = vm->inert_asked = vm->inert_sent = 0;
 	vm->roster_reset = true;
 	vm->retry_ms = 0;
 	vm_retry_later(vm, RETRY_MIN_MS);
