@@ -118,6 +118,7 @@ static json_t *macs_json(const struct nlattr *a)
 static const char *const stat_names[] = {
 	"tx_frames", "tx_bytes", "rx_frames", "rx_bytes", "tx_held", "tx_returned", "tx_ineligible",
 	"rx_refused", "doorbells_tx", "doorbells_rx", "polls", "stalls",
+	"tx_dropped", "rx_nomem",
 };
 
 static json_t *stats_json(const struct nlattr *a)

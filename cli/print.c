@@ -137,19 +137,19 @@ static void stats_row(struct table *t, const char *from, const char *to, const j
 {
 	static const char *const keys[] = { "tx_frames", "tx_bytes", "rx_frames", "rx_bytes", "tx_held",
 					    "tx_returned", "tx_ineligible", "rx_refused", "doorbells_tx",
-					    "doorbells_rx", "polls", "stalls" };
-	char cell[12][24];
+					    "doorbells_rx", "polls", "stalls", "tx_dropped", "rx_nomem" };
+	char cell[14][24];
 
-	for (int i = 0; i < 12; i++)
+	for (int i = 0; i < 14; i++)
 		snprintf(cell[i], sizeof(cell[i]), "%lld", number(s, keys[i]));
 	table_row(t, from, to, cell[0], cell[1], cell[2], cell[3], cell[4], cell[5], cell[6], cell[7], cell[8],
-		  cell[9], cell[10], cell[11], NULL);
+		  cell[9], cell[10], cell[11], cell[12], cell[13], NULL);
 }
 
 static void stats_head(struct table *t)
 {
 	table_row(t, "VM", "PEER", "TX", "TX BYTES", "RX", "RX BYTES", "HELD", "RETURNED", "INELIGIBLE",
-		  "REFUSED", "BELLS TX", "BELLS RX", "POLLS", "STALLS", NULL);
+		  "REFUSED", "BELLS TX", "BELLS RX", "POLLS", "STALLS", "DROPPED", "NO MEM", NULL);
 }
 
 static void host_stats(const json_t *links)

@@ -152,13 +152,14 @@ static json_t *vm_json(const struct vm *vm)
 
 static json_t *stats_json(const struct shunt_abi_link_stats *s)
 {
-	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "tx_frames",
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "tx_frames",
 			 (json_int_t)s->tx_frames, "tx_bytes", (json_int_t)s->tx_bytes, "rx_frames",
 			 (json_int_t)s->rx_frames, "rx_bytes", (json_int_t)s->rx_bytes, "tx_held",
 			 (json_int_t)s->tx_held, "tx_returned", (json_int_t)s->tx_returned, "tx_ineligible",
 			 (json_int_t)s->tx_ineligible, "rx_refused", (json_int_t)s->rx_refused, "doorbells_tx",
 			 (json_int_t)s->doorbells_tx, "doorbells_rx", (json_int_t)s->doorbells_rx, "polls",
-			 (json_int_t)s->polls, "stalls", (json_int_t)s->stalls);
+			 (json_int_t)s->polls, "stalls", (json_int_t)s->stalls, "tx_dropped",
+			 (json_int_t)s->tx_dropped, "rx_nomem", (json_int_t)s->rx_nomem);
 }
 
 static json_t *end_json(const struct pair *p, int i)

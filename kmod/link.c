@@ -31,6 +31,9 @@
 /* Frames a poll hands up before it looks whether tasks want the CPU: less than a default socket buffer holds. */
 #define POLL_BUDGET 32
 
+/* How long a link's end waits for the last doorbell of a peer that is closing, too. */
+#define LAST_BELL_MS 500
+
 static DECLARE_WAIT_QUEUE_HEAD(closed_wait);
 static atomic_t busy_links;
 
@@ -215,8 +218,10 @@ static void step(struct shunt_link *link)
 	u32 peer;
 
 	lockdep_assert_held(&shunt_mutex);
-	if (!shunt_link_busy(link))
-		return;		/* a peer that is READY rings before we are told to open */
+	if (!shunt_link_busy(link)) {
+		wake_up_all(&closed_wait);	/* the peer closed after us: shunt_link_leave() */
+		return;		/* or it is READY before we are told to open */
+	}
 	peer = look(link);
 	switch (link->state) {
 	case SHUNT_ABI_LINK_OPENING:
@@ -422,16 +427,24 @@ void shunt_link_wait_closed(void)
  * @link: the link
  * @reason: enum shunt_abi_reason
  *
- * Waits for the peer up to shunt_release_ms, then leaves without it.
+ * Waits for the peer up to shunt_release_ms, then leaves without it. A peer that is closing rings once more
+ * when it is done; that is waited for as well, because QEMU may still have that doorbell to deliver when
+ * the device is unplugged, and it has been seen to crash then.
  * Context: process; takes shunt_mutex, sleeps.
  */
 void shunt_link_leave(struct shunt_link *link, u32 reason)
 {
+	bool was_busy;
+
 	mutex_lock(&shunt_mutex);
+	was_busy = shunt_link_busy(link);
 	shunt_link_close(link, reason, false);
 	mutex_unlock(&shunt_mutex);
+	if (!was_busy)
+		return;
 	wait_event_timeout(closed_wait, !shunt_link_busy(link),
 			   msecs_to_jiffies(READ_ONCE(shunt_release_ms)));
+	wait_event_timeout(closed_wait, look(link) != SHUNT_ABI_CLOSING, msecs_to_jiffies(LAST_BELL_MS));
 	mutex_lock(&shunt_mutex);
 	shunt_link_close(link, reason, true);
 	mutex_unlock(&shunt_mutex);
