@@ -54,7 +54,8 @@ def test_exec_timeout(lab):
 
 def test_exec_client_killed(lab):
     """When the client dies its command dies, in the middle of a stream too; a session of its own survives."""
-    client = subprocess.Popen([SHUNT_LAB, "exec", "vm1", "--", "sh", "-c", "setsid sleep 4712 & cat /dev/zero"],
+    script = "setsid sleep 4712 & until [ $(ps -o sid= -p $!) = $! ]; do :; done; cat /dev/zero"
+    client = subprocess.Popen([SHUNT_LAB, "exec", "vm1", "--", "sh", "-c", script],
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     client.stdout.read(1_000_000)
     client.kill()
