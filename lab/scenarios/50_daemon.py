@@ -85,8 +85,8 @@ def replug(lab):
     expect_equal(reason(pair(lab, lab.vm1, lab.vm2)), "device-gone", "the daemon's word")
 
 
-def kill_at(lab, act, moment):
-    """Do @act and kill the daemon when its log says @moment (or after so many seconds); start it again."""
+def kill_at(lab, act, moment, then=lambda: None):
+    """Do @act and kill the daemon when its log says @moment (or after so many seconds); start it again, do @then."""
     position = log_position(lab.host1)
     with pinging(lab.vm1, lab.vm2):
         acting = threading.Thread(target=act)       # its answer may never come
@@ -101,19 +101,27 @@ def kill_at(lab, act, moment):
         expect(pid, "the daemon was alive until then")
         network_works(lab.vm1, lab.vm2)
         lab.host1.start_daemon()
+        then()
     wait_link(lab, lab.vm1, lab.vm2)
 
 
 @limit(240)
 def test_killed_while_plugging(lab):
-    """kill -9 at each step of plugging a pair device: the VMs live, traffic flows, and the link comes in the end."""
+    """kill -9 at each step of unplugging and plugging a pair device: VMs live, traffic flows, the link comes in the end."""
     pids = qemus(lab)
-    moments = ["fill-holes", "plugged vm=vm2", "state=parked", "state=offered"]
+
+    def attach():
+        lab.host1.shunt("attach", "vm2", check=False)
+
+    device = end(wait_link(lab, lab.vm1, lab.vm2), lab.vm2)["device"]
+    kill_at(lab, lambda: lab.vm2.qmp("device_del", id=device), "fill-holes", attach)
+    expect_equal(qemus(lab), pids, "the QEMU processes")
+    moments = ["plugged vm=vm2", "state=parked", "state=offered"]
     moments += [random.Random(n).uniform(0, 0.3) for n in range(soak(60, 2))]
     for moment in moments:
         print(f"moment: {moment}", flush=True)
         replug(lab)
-        kill_at(lab, lambda: lab.host1.shunt("attach", "vm2", check=False), moment)
+        kill_at(lab, attach, moment)
         expect_equal(qemus(lab), pids, "the QEMU processes")
 
 
