@@ -31,13 +31,13 @@ uint shunt_spin_max_us = 400;
 module_param_named(spin_max_us, shunt_spin_max_us, uint, 0644);
 MODULE_PARM_DESC(spin_max_us, "the most that adaptation makes of spin_us (400)");
 
-uint shunt_window_us = 200;
+uint shunt_window_us = 400;
 module_param_named(window_us, shunt_window_us, uint, 0644);
-MODULE_PARM_DESC(window_us, "how long frames of a fast one-way flow are gathered before a wake-up, in us; 0: never (200)");
+MODULE_PARM_DESC(window_us, "how long frames of a fast one-way flow are gathered before a wake-up, in us; 0: never (400)");
 
-uint shunt_window_bytes = 32768;
+uint shunt_window_bytes = 131072;
 module_param_named(window_bytes, shunt_window_bytes, uint, 0644);
-MODULE_PARM_DESC(window_bytes, "bytes that end that wait early (32768)");
+MODULE_PARM_DESC(window_bytes, "bytes that end that wait early (131072)");
 
 uint shunt_stalled_ms = 3000;
 module_param_named(stalled_ms, shunt_stalled_ms, uint, 0644);

@@ -197,7 +197,7 @@ static void observe(struct shunt_link *link, int work)
 	least = min(link->recent_rx, link->recent_tx);
 	WRITE_ONCE(link->one_way, most > least + least / 2 + 16);
 	link->moderated = link->one_way &&
-			  link->gap_ns < READ_ONCE(shunt_window_us) * (NSEC_PER_USEC / 4);
+			  link->gap_ns < READ_ONCE(shunt_window_us) * (NSEC_PER_USEC / 2);
 }
 
 /**

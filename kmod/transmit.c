@@ -245,7 +245,7 @@ static bool keep_charged(struct shunt_link *link, const struct sk_buff *skb)
 	lockdep_assert_held(&link->tx_lock);
 	link->tx_last = now;
 	link->tx_gap_ns = link->tx_gap_ns - link->tx_gap_ns / 8 + gap / 8;
-	if (link->tx_gap_ns > window / 4 || !READ_ONCE(link->one_way))
+	if (link->tx_gap_ns > window / 2 || !READ_ONCE(link->one_way))
 		return false;
 	if (!skb->sk || !sk_fullsock(skb->sk) || skb->sk->sk_protocol != IPPROTO_TCP ||
 	    skb->len < 256 || skb_queue_len(&link->sent) >= SENT_MAX)
