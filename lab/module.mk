@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only OR MIT
 .PHONY: image
 
-image: ## fetch and build the lab's guest kernel and image (cached in /var/cache/shunt-lab)
+image: ## fetch and build the lab's guest kernels and image (cached in /var/cache/shunt-lab)
 	@lab/setup
-	@lab/shunt-lab kernel
+	@set -e; for k in $(KERNELS); do lab/shunt-lab kernel $$k; done
 	@lab/shunt-lab image
 
 .PHONY: demo

@@ -6,7 +6,7 @@ SAN_PROGS := $(UNIT_NAMES:%=$(BUILD)/tests/san/%)
 SAN_FLAGS := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 STRESS_PROGS := $(BUILD)/tests/stress/processes $(BUILD)/tests/stress/threads
 UNIT += tests/abi/golden tests/abi/manual $(UNIT_PROGS) $(SAN_PROGS) tests/model/drift $(STRESS_PROGS)
-UNIT += tests/model/run tests/stress/can-fail
+UNIT += tests/kmod/warnings tests/model/run tests/stress/can-fail
 
 CORE_SRCS := $(CORE_OBJS:$(BUILD)/%.o=%.c)
 TEST_CC = $(CC) $(CPPFLAGS) $(CFLAGS)

@@ -26,11 +26,16 @@ def parser():
     p = sub.add_parser("up", help="boot VMs vm1.. (10.77.0.11..) on hosts host1..")
     p.add_argument("--vms", type=int, default=2, metavar="N")
     p.add_argument("--hosts", type=int, default=1, metavar="N")
-    p.add_argument("--kernel", default=kernel.DEFAULT, metavar="VERSION", help="6.1 (default) or 6.12")
+    p.add_argument("--kernel", action="append", default=[], metavar="[VM=]VERSION",
+                   help="6.1 (default) or 6.12, of all VMs or of one; may be repeated")
     p.add_argument("--no-shunt", action="store_true", help="no shuntd, no module")
     p.add_argument("--vcpus", type=int, default=1, metavar="N")
     p.add_argument("--mem", type=int, default=768, metavar="MIB")
-    p.add_argument("--machine", default="pc", choices=["pc", "q35"])
+    p.add_argument("--machine", action="append", default=[], metavar="[VM=]TYPE",
+                   help="pc (default) or q35, of all VMs or of one; may be repeated")
+    p.add_argument("--ports", type=int, default=4, metavar="N", help="free root ports of a q35 machine")
+    p.add_argument("--port-room", default="256M", metavar="SIZE",
+                   help="memory window of each (pref64-reserve); 0: what the firmware gives")
     p.add_argument("--with", nargs="+", default=[], metavar="PACKAGE", help="more Debian packages in the image")
     p.add_argument("--place", action="append", default=[], metavar="VM=HOST", help="put a VM on a host")
 
@@ -87,14 +92,26 @@ def parser():
 
 
 def do_up(args):
-    options = {key: getattr(args, key) for key in ("vms", "hosts", "kernel", "no_shunt", "vcpus", "mem", "machine",
-                                                   "with")}
+    options = {key: getattr(args, key) for key in ("vms", "hosts", "no_shunt", "vcpus", "mem", "with", "ports",
+                                                   "port_room")}
     if args.vms < 1 or args.vms > 89 or args.hosts < 1 or args.hosts > 9 or args.vcpus < 1:
         raise LabError("--vms 1..89, --hosts 1..9, --vcpus 1..")
     options["place"] = dict(item.split("=", 1) for item in args.place)
+    for key in ("kernel", "machine"):
+        given, options[f"{key}s"] = per_vm(getattr(args, key))
+        options |= {key: given} if given else {}
     lab.up(**options)
     show_table(lab.table())
     return 0
+
+
+def per_vm(items):
+    """["A", "vm2=B"]: what all VMs are to have (None: not said), and {VM: what it alone is to have}."""
+    single = dict(item.split("=", 1) for item in items if "=" in item)
+    common = [item for item in items if "=" not in item]
+    if len(set(common)) > 1:
+        raise LabError(f"{' and '.join(common)} for all VMs? Say VM={common[-1]} for which")
+    return (common[0] if common else None), single
 
 
 def command_words(args):

@@ -14,8 +14,9 @@ from .progress import say
 from .qmp import Qmp
 
 PARALLEL_BOOTS = 2
-DEFAULTS = {"vms": 2, "hosts": 1, "kernel": kernel.DEFAULT, "vcpus": 1, "mem": 768, "machine": "pc",
-            "with": [], "no_shunt": False, "place": {}}
+# kernel and machine are of all VMs that kernels and machines ({VM: ...}) say nothing of.
+DEFAULTS = {"vms": 2, "hosts": 1, "kernel": kernel.DEFAULT, "kernels": {}, "vcpus": 1, "mem": 768, "machine": "pc",
+            "machines": {}, "ports": 4, "port_room": "256M", "with": [], "no_shunt": False, "place": {}}
 SHUNT_CLI = "/usr/bin/shunt"
 SHUNT_KO = "/root/shunt.ko"
 
@@ -46,11 +47,12 @@ def is_up(lab):
 
 def _up(lab, options):
     lab["options"] = options
-    check_shunt(options)
-    kern = kernel.get(options["kernel"])
+    records = new_records(options)
+    kernels = [kernel.get(version) for version in sorted({r["kernel"] for r in records.values()})]
+    check_shunt(options, kernels)
     root = str(image.image(options["with"]))
-    accelerator = accel.choose(kern)
-    say(f"kernel {kern.release}, accelerator {accelerator}")
+    accelerator = "kvm" if all(accel.choose(k) == "kvm" for k in kernels) else "tcg"
+    say(f"kernel {' and '.join(k.release for k in kernels)}, accelerator {accelerator}")
     if options["hosts"] > 1:
         lab["wire"] = f"{lab_tag()}-wire"
         state.save(lab)
@@ -61,9 +63,7 @@ def _up(lab, options):
         host.create(number, lab["wire"])
         if not options["no_shunt"]:
             daemon.start(f"host{number}", lab)
-    for number in range(1, options["vms"] + 1):
-        name = f"vm{number}"
-        record = vm.new_record(number, place(name, number, options), options)
+    for name, record in records.items():
         lab["vms"][name] = record | {"image": root, "accel": accelerator}
     boot(lab, list(lab["vms"]))
     if not options["no_shunt"]:
@@ -72,12 +72,21 @@ def _up(lab, options):
             load(lab, name)
 
 
-def check_shunt(options):
+def new_records(options):
+    """What is known of each VM before it runs."""
+    names = [f"vm{number}" for number in range(1, options["vms"] + 1)]
+    for key in ("kernels", "machines", "place"):
+        for name in set(options[key]) - set(names):
+            raise LabError(f"{name}={options[key][name]}: there is no {name} among {', '.join(names)}")
+    return {name: vm.new_record(number, place(name, number, options), options)
+            for number, name in enumerate(names, 1)}
+
+
+def check_shunt(options, kernels):
     """Everything that is to be put into guests must be built: say so before booting anything."""
     if options["no_shunt"]:
         return
-    release = kernel.get(options["kernel"]).release
-    for path in (BUILD / "daemon/shuntd", BUILD / "cli/shunt", module_path(release)):
+    for path in (BUILD / "daemon/shuntd", BUILD / "cli/shunt", *(module_path(k.release) for k in kernels)):
         if not path.exists():
             raise LabError(f"{path} is not built: run make (or use --no-shunt)")
 
@@ -296,7 +305,7 @@ def table():
     """What is up, for `list`."""
     lab = state.load()
     vms = [{"vm": name, "status": vm.status(r, name), "host": r["host"], "ip": r["ip"], "ip6": r["ip6"],
-            "mac": r.get("mac"), "vcpus": r["vcpus"], "mem": r["mem"], "kernel": r["kernel"],
+            "mac": r.get("mac"), "vcpus": r["vcpus"], "mem": r["mem"], "kernel": r["kernel"], "machine": r["machine"],
             "accel": r["accel"], "pid": (r["qemu"] or {}).get("pid")} for name, r in lab["vms"].items()]
     hosts = [{"host": name, "netns": r["netns"], "shuntd": "running" if state.alive(r["shuntd"]) else "off",
               "runtime_dir": str(host.directory(name) / "run")} for name, r in lab["hosts"].items()]

@@ -6,6 +6,7 @@ What a scenario (lab/scenarios/*.py) is written with; tests/run boots its lab an
     from shuntlab.scenario import expect, wait_until
 
     SETUP = {"vms": 2}                  # options of `shunt-lab up`; tests with the same set-up share one boot
+                                        # or SETUPS = {NAME: {...}, ...}: every test of the file runs in each of them
 
     def test_ping(lab):
         '''A guest reaches the other.'''

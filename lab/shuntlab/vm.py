@@ -20,9 +20,14 @@ def directory(name):
 
 def new_record(number, host_name, options):
     """What is known of a VM before it runs."""
+    name = f"vm{number}"
+    machine = options["machines"].get(name, options["machine"])
+    if machine not in ("pc", "q35"):
+        raise LabError(f"machine {machine!r} of {name}: pc or q35")
     return {"number": number, "host": host_name, "ip": f"10.77.0.{10 + number}", "ip6": f"fd77::{10 + number}",
-            "kernel": options["kernel"], "vcpus": options["vcpus"], "mem": options["mem"],
-            "machine": options["machine"], "qemu": None}
+            "kernel": options["kernels"].get(name, options["kernel"]), "vcpus": options["vcpus"],
+            "mem": options["mem"], "machine": machine, "ports": options["ports"] if machine == "q35" else 0,
+            "port_room": options["port_room"], "qemu": None}
 
 
 def mac(number, host_number):
@@ -50,6 +55,13 @@ def _sockets(name, record):
     return argv
 
 
+def _ports(record):
+    """Arguments for the free root ports that hot-plugged devices need on a q35 machine."""
+    room = f",pref64-reserve={record['port_room']}" if record["port_room"] != "0" else ""
+    return [word for i in range(record["ports"])
+            for word in ("-device", f"pcie-root-port,id=port{i},chassis={i + 1}{room}")]
+
+
 def command_line(name, record, hosts, vms):
     """QEMU's argv."""
     kern = kernel.get(record["kernel"])
@@ -70,7 +82,7 @@ def command_line(name, record, hosts, vms):
             "-drive", f"id=modules,file={kern.modules_image},{disk}", "-device", "virtio-blk-pci,drive=modules",
             "-netdev", f"tap,id=net0,ifname={name},script=no,downscript=no{vhost}",
             "-device", f"virtio-net-pci,netdev=net0,mac={record['mac']},romfile=",
-            "-device", "virtio-rng-pci",
+            "-device", "virtio-rng-pci", *_ports(record),
             # A panicked guest stays, to be looked at.
             "-device", "pvpanic", "-action", "panic=pause", *_sockets(name, record)]
 

@@ -8,6 +8,3 @@ LINTERS += $(LINT_TARGETS)
 $(LINT_TARGETS): lint-%:
 	@tests/lint/$*
 UNIT += tests/lint/selftest
-
-# kbuild only prints what sparse says: make it fail.
-sparse: export CF := -Wsparse-error
