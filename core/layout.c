@@ -32,6 +32,18 @@ static _Bool members_legal(__u32 kind, __u32 members)
 	return 0;
 }
 
+/* What the control blocks and ends take: an extent, so a power of two. */
+static __u64 ctl_size(__u32 kind, __u32 channels)
+{
+	const __u64 ends = kind == SHUNT_ABI_GROUP ? 2 * sizeof(struct shunt_abi_member) : 0;
+	const __u64 need = channels * (2 * sizeof(struct shunt_abi_ring) + ends);
+	__u64 size = PAGE;
+
+	while (size < need)
+		size *= 2;
+	return size;
+}
+
 /**
  * shunt_layout_compute - placement of a new segment
  * @kind: enum shunt_abi_kind
@@ -53,7 +65,7 @@ int shunt_layout_compute(__u32 kind, __u64 size, __u32 members, __u32 channels, 
 	l.channel_off = l.member_off + members * sizeof(struct shunt_abi_member);
 	l.mailbox_off = align_up(l.channel_off + channels * sizeof(struct shunt_abi_channel), PAGE);
 	l.pool_off = l.mailbox_off + (members - 1) * sizeof(struct shunt_abi_mailbox);
-	l.ctl_size = align_up(channels * 2 * sizeof(struct shunt_abi_ring), PAGE);
+	l.ctl_size = ctl_size(kind, channels);
 	if (size < l.pool_off + l.ctl_size + PAGE)
 		return -ENOSPC;
 	l.pool_size = size - l.pool_off;

@@ -11,10 +11,12 @@
  *   channel_off  channel directory
  *   mailbox_off  mailboxes, page-aligned
  *   pool_off     the pool, page-aligned; its first pages hold the ring control blocks of the channels, two
- *                for each directory entry (an extent like any other to the allocator)
+ *                for each directory entry, and in a group after them the entries of the links' ends, two for
+ *                each (an extent like any other to the allocator)
  *
- * A reader takes a ring's ctl_off from the channel's entry, never from the placement. Pure functions: no
- * allocation, no shared state. shunt_layout_check() works on a private copy of the header.
+ * A group has one channel for every two VMs, in the order (1, 2), (1, 3) ... (2, 3) ... A reader takes a
+ * ring's ctl_off from the channel's entry and a link's ends_off from LINK_OPEN, never from the placement.
+ * Pure functions: no allocation, no shared state. shunt_layout_check() works on a private copy of the header.
  */
 #ifndef SHUNT_CORE_LAYOUT_H
 #define SHUNT_CORE_LAYOUT_H
@@ -32,7 +34,7 @@ struct shunt_layout {
 	__u32 mailbox_off;
 	__u64 pool_off;
 	__u64 pool_size;
-	__u64 ctl_size;		/* bytes of control blocks at the pool's start, whole pages; not set by check */
+	__u64 ctl_size;		/* bytes of control blocks and ends at the pool's start, an extent; not set by check */
 	__u64 segment_id;	/* set by check and init */
 	__u32 epoch;		/* set by check and init */
 	__u32 version;		/* set by check: the version to use */
@@ -62,6 +64,25 @@ int shunt_layout_check(const struct shunt_abi_segment *copy, __u64 mapped_size, 
 
 /* Validate a private copy of a channel entry against a checked layout. 0 or -EPROTO. */
 int shunt_layout_check_channel(const struct shunt_layout *l, const struct shunt_abi_channel *copy);
+
+/* Number of channels of a group with @members, shuntd included: one for every two VMs. */
+static inline __u32 shunt_layout_group_channels(__u32 members)
+{
+	return (members - 1) * (members - 2) / 2;
+}
+
+/* Channel of the group members @a and @b, 1 <= a < b < members. */
+static inline __u32 shunt_layout_group_channel(__u32 members, __u32 a, __u32 b)
+{
+	return (a - 1) * (2 * (members - 1) - a) / 2 + b - a - 1;
+}
+
+/* Where the ends of channel @n's link publish their states, in a group: struct shunt_abi_member [2]. */
+static inline __u64 shunt_layout_ends(const struct shunt_layout *l, __u32 n)
+{
+	return l->pool_off + l->channels * 2ull * sizeof(struct shunt_abi_ring) +
+	       n * 2ull * sizeof(struct shunt_abi_member);
+}
 
 static inline struct shunt_abi_member *shunt_layout_member(const struct shunt_layout *l, void *base, __u32 id)
 {

@@ -33,7 +33,7 @@ static bool hello_ok(const struct shunt_abi_msg_hello *h)
 static bool link_state_ok(const struct shunt_abi_msg_link_state *s)
 {
 	return s->segment_id && s->epoch && s->state <= SHUNT_ABI_LINK_BROKEN &&
-	       s->reason < SHUNT_ABI_R_MAX && !s->reserved;
+	       s->reason < SHUNT_ABI_R_MAX && s->peer_member < SHUNT_ABI_MEMBERS_MAX;
 }
 
 static size_t size_of(__u16 type)

@@ -274,6 +274,7 @@ static void send_close(struct pair *p, unsigned int i, uint32_t reason)
 		.segment_id = p->seg->spec.id,
 		.epoch = p->seg->spec.epoch,
 		.reason = reason,
+		.peer_member = !i + 1,
 	};
 
 	uplink_send(p->vm[i], &m, sizeof(m), SHUNT_ABI_MSG_LINK_CLOSE);

@@ -4,8 +4,9 @@
  *
  * The PCI ids are QEMU's for every ivshmem device, so probe() looks at the segment's magic and leaves
  * devices that are not ours alone. What it believes of a device is only what QEMU itself set: the sizes
- * of its BARs, its MSI-X vectors and IVPosition. A single vector marks the uplink
- * (SHUNT_ABI_UPLINK_VECTORS).
+ * of its BARs, its MSI-X vectors and IVPosition. The number of vectors says what the device is
+ * (SHUNT_ABI_UPLINK_VECTORS, SHUNT_ABI_GROUP_VECTORS): a pair's peer can write "uplink" or "group" into the
+ * header, and must not become our shuntd by it.
  */
 #include <linux/crash_dump.h>
 #include <linux/interrupt.h>
@@ -42,20 +43,56 @@ static irqreturn_t control_irq(int irq, void *data)
 {
 	struct shunt_device *dev = data;
 
+	struct shunt_link *link;
+
 	if (dev->uplink)
 		shunt_uplink_kick();
-	else
-		shunt_link_kick(&dev->link);
+	shunt_device_for_each_link(dev, link)
+		shunt_link_kick(link);
 	return IRQ_HANDLED;
+}
+
+/*
+ * The links of a group share the vector. One that has nothing to take and nothing waiting for its peer was not
+ * meant. No wake-up is lost by that: what a doorbell announces was written before it was rung, and what it
+ * answers (frames held, a stall) before it was asked for.
+ */
+static bool link_meant(struct shunt_link *link)
+{
+	return shunt_link_busy(link) &&
+	       (shunt_consumer_pending(&link->rx) || !skb_queue_empty_lockless(&link->held) ||
+		READ_ONCE(link->tx_stalled));
 }
 
 static irqreturn_t channel_irq(int irq, void *data)
 {
 	struct shunt_device *dev = data;
+	struct shunt_link *link;
 
-	dev->link.stats.doorbells_rx++;
-	napi_schedule_irqoff(&dev->link.napi);
+	shunt_device_for_each_link(dev, link) {
+		if (dev->n_links > 1 && !link_meant(link))
+			continue;
+		link->stats.doorbells_rx++;
+		napi_schedule_irqoff(&link->napi);
+	}
 	return IRQ_HANDLED;
+}
+
+/**
+ * shunt_device_link() - the link of a device with one of its segment's members
+ * @dev: the device
+ * @peer_member: member id, anything
+ *
+ * Returns the link, or NULL: no other VM has this id.
+ */
+struct shunt_link *shunt_device_link(struct shunt_device *dev, u32 peer_member)
+{
+	struct shunt_link *link;
+
+	shunt_device_for_each_link(dev, link)
+		if (link->peer_member == peer_member)
+			return link;
+	return NULL;
 }
 
 static int map_bars(struct shunt_device *dev)
@@ -94,9 +131,10 @@ static int read_header(struct shunt_device *dev)
 		pci_err(dev->pdev, "shunt: the segment's header makes no sense, device ignored\n");
 		return -EINVAL;
 	}
-	if (dev->uplink != (dev->hdr.kind == SHUNT_ABI_UPLINK)) {
-		pci_err(dev->pdev, "shunt: segment kind %u on a device with %d vectors, ignored\n",
-			dev->hdr.kind, dev->vectors);
+	if (dev->kind != dev->hdr.kind) {
+		pci_err(dev->pdev, "shunt: segment kind %u on a device with %d vectors, ignored%s\n",
+			dev->hdr.kind, dev->vectors, dev->hdr.kind == SHUNT_ABI_GROUP ?
+			": a group's device has vectors=2 on QEMU's command line" : "");
 		return -EINVAL;
 	}
 	return 0;
@@ -114,7 +152,7 @@ static int setup_irqs(struct shunt_device *dev)
 	err = pci_request_irq(pdev, 0, control_irq, NULL, dev, "shunt-%s-control", pci_name(pdev));
 	if (err)
 		goto err_vectors;
-	if (!dev->uplink) {
+	if (dev->kind != SHUNT_ABI_UPLINK) {
 		err = pci_request_irq(pdev, SHUNT_ABI_VECTOR_CHANNEL, channel_irq, NULL, dev,
 				      "shunt-%s-0", pci_name(pdev));
 		if (err)
@@ -132,9 +170,57 @@ err_vectors:
 static void free_irqs(struct shunt_device *dev)
 {
 	pci_free_irq(dev->pdev, 0, dev);
-	if (!dev->uplink)
+	if (dev->kind != SHUNT_ABI_UPLINK)
 		pci_free_irq(dev->pdev, SHUNT_ABI_VECTOR_CHANNEL, dev);
 	pci_free_irq_vectors(dev->pdev);
+}
+
+static void free_links(struct shunt_device *dev)
+{
+	while (dev->n_links)
+		shunt_link_fini(&dev->links[--dev->n_links]);
+	kfree(dev->links);
+}
+
+/* A link for every member that is neither shuntd nor ourselves. */
+static int make_links(struct shunt_device *dev)
+{
+	u16 member;
+	int err;
+
+	if (dev->kind == SHUNT_ABI_UPLINK)
+		return 0;
+	dev->links = kcalloc(dev->hdr.members - 2, sizeof(*dev->links), GFP_KERNEL);
+	if (!dev->links)
+		return -ENOMEM;
+	for (member = 1; member < dev->hdr.members; member++) {
+		if (member == dev->id)
+			continue;
+		err = shunt_link_init(&dev->links[dev->n_links], dev, member);
+		if (err) {
+			free_links(dev);
+			return err;
+		}
+		dev->n_links++;
+	}
+	return 0;
+}
+
+static u32 kind_of(int vectors)
+{
+	switch (vectors) {
+	case SHUNT_ABI_UPLINK_VECTORS:
+		return SHUNT_ABI_UPLINK;
+	case SHUNT_ABI_GROUP_VECTORS:
+		return SHUNT_ABI_GROUP;
+	default:
+		return SHUNT_ABI_PAIR;
+	}
+}
+
+static const char *kind_name(u32 kind)
+{
+	return kind == SHUNT_ABI_UPLINK ? "uplink" : kind == SHUNT_ABI_GROUP ? "group" : "pair";
 }
 
 static int device_identify(struct shunt_device *dev)
@@ -144,7 +230,8 @@ static int device_identify(struct shunt_device *dev)
 	dev->vectors = pci_msix_vec_count(pdev);
 	if (dev->vectors < 1)
 		return -ENODEV;		/* ivshmem-plain, or somebody else's */
-	dev->uplink = dev->vectors == SHUNT_ABI_UPLINK_VECTORS;
+	dev->kind = kind_of(dev->vectors);
+	dev->uplink = dev->kind != SHUNT_ABI_PAIR;
 	dev->id = readl(dev->regs + REG_IVPOSITION);
 	return read_header(dev);
 }
@@ -172,13 +259,13 @@ static int shunt_device_probe(struct pci_dev *pdev, const struct pci_device_id *
 	if (err)
 		goto err_regions;
 	pci_set_master(pdev);		/* MSI-X messages are memory writes */
-	err = dev->uplink ? 0 : shunt_link_init(&dev->link, dev);
+	err = make_links(dev);
 	if (err)
 		goto err_regions;
 	pci_set_drvdata(pdev, dev);
 	err = setup_irqs(dev);
 	if (err)
-		goto err_link;
+		goto err_links;
 
 	mutex_lock(&shunt_mutex);
 	err = dev->uplink ? shunt_uplink_add(dev) : 0;
@@ -190,14 +277,13 @@ static int shunt_device_probe(struct pci_dev *pdev, const struct pci_device_id *
 	if (err)
 		goto err_irqs;
 	pci_info(pdev, "shunt: %s, segment %llu, %llu KiB, member %u\n",
-		 dev->uplink ? "uplink" : "pair", dev->hdr.segment_id, dev->size >> 10, dev->id);
+		 kind_name(dev->kind), dev->hdr.segment_id, dev->size >> 10, dev->id);
 	return 0;
 
 err_irqs:
 	free_irqs(dev);
-err_link:
-	if (!dev->uplink)
-		shunt_link_fini(&dev->link);
+err_links:
+	free_links(dev);
 err_regions:
 	pci_release_regions(pdev);
 err_free:
@@ -205,10 +291,25 @@ err_free:
 	return err;
 }
 
+/* Close all, then wait for each: they close at the same time. */
+static void leave_links(struct shunt_device *dev)
+{
+	struct shunt_link *link;
+
+	if (dev->n_links > 1) {
+		mutex_lock(&shunt_mutex);
+		shunt_device_for_each_link(dev, link)
+			shunt_link_close(link, SHUNT_ABI_R_DEVICE_GONE, false);
+		mutex_unlock(&shunt_mutex);
+	}
+	shunt_device_for_each_link(dev, link)
+		shunt_link_leave(link, SHUNT_ABI_R_DEVICE_GONE);
+}
+
 /*
  * Proof that nothing refers to a freed device:
  *  - @dead and leaving shunt_devices: no LINK_OPEN or mailbox work finds it again (shunt_mutex);
- *  - shunt_link_leave(): the link is closed, peer->link is NULL and a grace period passed, so no egress
+ *  - shunt_link_leave(): each link is closed, peer->link is NULL and a grace period passed, so no egress
  *    hook holds it; NAPI is disabled, so neither softirq nor poller own it; the hold timer is
  *    shut down;
  *  - free_irqs() waits for handlers; only then are works cancelled, which nothing can queue now.
@@ -217,8 +318,7 @@ static void shunt_device_remove(struct pci_dev *pdev)
 {
 	struct shunt_device *dev = pci_get_drvdata(pdev);
 
-	if (!dev->uplink)
-		shunt_link_leave(&dev->link, SHUNT_ABI_R_DEVICE_GONE);
+	leave_links(dev);
 	mutex_lock(&shunt_mutex);
 	dev->dead = true;
 	list_del(&dev->list);
@@ -226,8 +326,7 @@ static void shunt_device_remove(struct pci_dev *pdev)
 		shunt_uplink_remove(dev);
 	mutex_unlock(&shunt_mutex);
 	free_irqs(dev);
-	if (!dev->uplink)
-		shunt_link_fini(&dev->link);
+	free_links(dev);
 	pci_release_regions(pdev);
 	devm_memunmap(&pdev->dev, dev->mem);
 	kfree(dev);
@@ -236,10 +335,7 @@ static void shunt_device_remove(struct pci_dev *pdev)
 /* Poweroff, reboot, kexec: leave in order, so that the peer knows at once and loses nothing. */
 static void shunt_device_shutdown(struct pci_dev *pdev)
 {
-	struct shunt_device *dev = pci_get_drvdata(pdev);
-
-	if (!dev->uplink)
-		shunt_link_leave(&dev->link, SHUNT_ABI_R_DEVICE_GONE);
+	leave_links(pci_get_drvdata(pdev));
 }
 
 static const struct pci_device_id shunt_device_ids[] = {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Links: the live relation with one peer over one pair segment.
+ * Links: the live relation with one peer over a pair's segment, or a group's.
  *
  * DOC: Theory of operation
  *
  * shuntd opens a link (LINK_OPEN); from then on the two ends need nobody. Each publishes a state in
- * its own line of the member table and rings the other's control vector; the order is READY,
- * CLOSING, CLOSED, within one epoch.
+ * its own line (of the member table, or in a group of the link's own two) and rings the other's control
+ * vector; the order is READY, CLOSING, CLOSED, within one epoch.
  *
  *   DOWN     no link. Nothing in the segment is touched.
  *   OPENING  we are READY, the peer is not. We do not produce; the peer may.
@@ -300,12 +300,20 @@ static bool dir_valid(const struct shunt_device *dev, const struct shunt_abi_cha
 	       dir->ext_off <= size - dir->ext_size;
 }
 
+/* In a group a member has several links at a time: the member table's one state would not do. */
+static bool ends_valid(const struct shunt_device *dev, u32 off)
+{
+	if (!off)
+		return dev->kind == SHUNT_ABI_PAIR;
+	return off >= dev->layout.pool_off && off % SHUNT_ABI_LINE == 0 &&
+	       off <= dev->size - 2 * sizeof(struct shunt_abi_member);
+}
+
 static int check_open(const struct shunt_device *dev, const struct shunt_abi_msg_link_open *msg)
 {
 	const struct shunt_abi_channel *ch = &msg->channel[0];
 
-	if (msg->own_member != dev->id || msg->peer_member == msg->own_member ||
-	    msg->peer_member == 0 || msg->peer_member >= dev->hdr.members)
+	if (msg->own_member != dev->id || !ends_valid(dev, msg->ends_off))
 		return -EINVAL;
 	if (msg->channels < 1 || ch->type != SHUNT_ABI_CHAN_PACKET ||
 	    ch->vector != SHUNT_ABI_VECTOR_CHANNEL)
@@ -331,6 +339,21 @@ static void setup_rings(struct shunt_link *link, const struct shunt_abi_channel 
 	link->spin_slept = 0;
 }
 
+static void setup_ends(struct shunt_link *link, u32 off)
+{
+	struct shunt_abi_member *ends = link->dev->mem + off;
+	bool lower = link->own_member < link->peer_member;
+
+	if (off) {
+		link->own = &ends[lower ? 0 : 1];
+		link->theirs = &ends[lower ? 1 : 0];
+	} else {
+		ends = link->dev->mem + link->dev->layout.member_off;
+		link->own = &ends[link->own_member];
+		link->theirs = &ends[link->peer_member];
+	}
+}
+
 /**
  * shunt_link_open() - carry out LINK_OPEN on a probed device
  * @dev: the device it names
@@ -342,14 +365,13 @@ static void setup_rings(struct shunt_link *link, const struct shunt_abi_channel 
 int shunt_link_open(struct shunt_device *dev, const struct shunt_abi_msg_link_open *msg)
 {
 	struct shunt_peer *peer = shunt_peer_find(msg->vm_id);
-	struct shunt_abi_member *table = dev->mem + dev->layout.member_off;
-	struct shunt_link *link = &dev->link;
+	struct shunt_link *link = shunt_device_link(dev, msg->peer_member);
 	int err;
 
 	lockdep_assert_held(&shunt_mutex);
 	if (!peer)
 		return -ENOENT;
-	err = check_open(dev, msg);
+	err = link ? check_open(dev, msg) : -EINVAL;
 	if (err)
 		return err;
 	if (shunt_link_busy(link)) {
@@ -362,10 +384,8 @@ int shunt_link_open(struct shunt_device *dev, const struct shunt_abi_msg_link_op
 	link->peer = peer;
 	link->epoch = msg->epoch;
 	link->own_member = msg->own_member;
-	link->peer_member = msg->peer_member;
 	link->vector = msg->channel[0].vector;
-	link->own = &table[msg->own_member];
-	link->theirs = &table[msg->peer_member];
+	setup_ends(link, msg->ends_off);
 	link->forced = false;
 	link->peer_seen = jiffies;
 	setup_rings(link, &msg->channel[0]);
@@ -405,10 +425,11 @@ void shunt_link_close(struct shunt_link *link, u32 reason, bool forced)
 void shunt_link_close_all(u32 reason)
 {
 	struct shunt_device *dev;
+	struct shunt_link *link;
 
 	list_for_each_entry(dev, &shunt_devices, list)
-		if (!dev->uplink)
-			shunt_link_close(&dev->link, reason, false);
+		shunt_device_for_each_link(dev, link)
+			shunt_link_close(link, reason, false);
 }
 
 /**
@@ -454,10 +475,11 @@ void shunt_link_leave(struct shunt_link *link, u32 reason)
  * shunt_link_init() - prepare the link of a freshly probed device
  * @link: zeroed
  * @dev: its device
+ * @peer_member: whom it will lead to
  *
  * Returns 0 or a negative errno.
  */
-int shunt_link_init(struct shunt_link *link, struct shunt_device *dev)
+int shunt_link_init(struct shunt_link *link, struct shunt_device *dev, u16 peer_member)
 {
 	static const struct page_pool_params params = {
 		.pool_size = POOL_PAGES,
@@ -468,6 +490,7 @@ int shunt_link_init(struct shunt_link *link, struct shunt_device *dev)
 	if (IS_ERR(link->pages))
 		return PTR_ERR(link->pages);
 	link->dev = dev;
+	link->peer_member = peer_member;
 	link->state = SHUNT_ABI_LINK_DOWN;
 	link->reason = SHUNT_ABI_R_IDLE;
 	link->since = jiffies;

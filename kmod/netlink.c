@@ -18,6 +18,7 @@ static int put_status(struct sk_buff *msg)
 	    nla_put_u32(msg, SHUNT_A_ABI_VERSION, SHUNT_ABI_VERSION) ||
 	    nla_put_u32(msg, SHUNT_A_UPLINK_STATE, shunt_uplink.state) ||
 	    nla_put_u32(msg, SHUNT_A_UPLINK_REASON, shunt_uplink.reason) ||
+	    nla_put_u32(msg, SHUNT_A_SEGMENT_KIND, shunt_uplink.kind) ||
 	    nla_put_u64_64bit(msg, SHUNT_A_GENERATION, shunt_generation, SHUNT_A_PAD) ||
 	    nla_put_u64_64bit(msg, SHUNT_A_UPLINK_BAD_MSGS, shunt_uplink.bad_msgs, SHUNT_A_PAD))
 		return -EMSGSIZE;
@@ -104,10 +105,12 @@ static int nic_dump(struct sk_buff *skb, struct netlink_callback *cb)
 static struct shunt_link *peer_link(const struct shunt_peer *peer)
 {
 	struct shunt_device *dev;
+	struct shunt_link *link;
 
 	list_for_each_entry(dev, &shunt_devices, list)
-		if (!dev->uplink && dev->link.peer == peer)
-			return &dev->link;
+		shunt_device_for_each_link(dev, link)
+			if (link->peer == peer)
+				return link;
 	return NULL;
 }
 
@@ -122,6 +125,7 @@ static int put_link(struct sk_buff *msg, struct shunt_link *link)
 	if (nla_put_u32(msg, SHUNT_A_LINK_STATE, link->state) ||
 	    nla_put_u32(msg, SHUNT_A_LINK_REASON, link->reason) ||
 	    nla_put_u64_64bit(msg, SHUNT_A_LINK_SEGMENT, link->dev->hdr.segment_id, SHUNT_A_PAD) ||
+	    nla_put_u32(msg, SHUNT_A_SEGMENT_KIND, link->dev->kind) ||
 	    nla_put_u32(msg, SHUNT_A_LINK_EPOCH, link->epoch) ||
 	    nla_put_string(msg, SHUNT_A_LINK_DEVICE, pci_name(link->dev->pdev)) ||
 	    nla_put(msg, SHUNT_A_LINK_STATS, sizeof(link->stats), &link->stats) ||

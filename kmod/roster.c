@@ -178,12 +178,14 @@ static int roster_add(const struct shunt_abi_msg_roster *msg)
 static void peer_free(struct shunt_peer *peer)
 {
 	struct shunt_device *dev;
+	struct shunt_link *link;
 
 	list_for_each_entry(dev, &shunt_devices, list)
-		if (!dev->uplink && dev->link.peer == peer) {
-			shunt_link_close(&dev->link, SHUNT_ABI_R_POLICY, true);
-			dev->link.peer = NULL;
-		}
+		shunt_device_for_each_link(dev, link)
+			if (link->peer == peer) {
+				shunt_link_close(link, SHUNT_ABI_R_POLICY, true);
+				link->peer = NULL;
+			}
 	list_del(&peer->list);
 	peer_unhash(peer);
 	synchronize_net();

@@ -5,8 +5,9 @@
  * DOC: Theory of operation
  *
  * A *device* is an ivshmem function bound by our PCI driver: the one with a single vector is the
- * uplink, every other carries a *link* to one peer. *Peers* are roster entries, pushed by shuntd
- * over the uplink. *NICs* are the guest's real network devices whose permanent MAC shuntd named.
+ * uplink, one with two is a group's, which is an uplink and carries *links* to several peers, every other
+ * carries a link to one peer. *Peers* are roster entries, pushed by shuntd over the uplink. *NICs* are the
+ * guest's real network devices whose permanent MAC shuntd named.
  *
  * Two worlds, kept apart:
  *
@@ -177,7 +178,7 @@ struct shunt_link {
 	struct shunt_abi_link_stats stats;	/* each field: one writer */
 };
 
-int shunt_link_init(struct shunt_link *link, struct shunt_device *dev);
+int shunt_link_init(struct shunt_link *link, struct shunt_device *dev, u16 peer_member);
 void shunt_link_fini(struct shunt_link *link);
 void shunt_link_leave(struct shunt_link *link, u32 reason);
 int shunt_link_open(struct shunt_device *dev, const struct shunt_abi_msg_link_open *msg);
@@ -224,24 +225,31 @@ struct shunt_device {
 	u32 id;				/* our member id: IVPosition */
 	u32 bdf;
 	int vectors;
-	bool uplink;
+	u32 kind;			/* enum shunt_abi_kind, by the number of vectors */
+	bool uplink;			/* has our mailbox with shuntd: an uplink or a group */
 	bool dead;			/* being removed */
 	struct shunt_abi_segment hdr;	/* validated copy, taken at probe */
 	struct shunt_layout layout;
-	struct shunt_link link;		/* unless uplink */
+	struct shunt_link *links;	/* one per other VM of the segment; they live as long as the device */
+	unsigned int n_links;
 };
+
+#define shunt_device_for_each_link(dev, link) \
+	for ((link) = (dev)->links; (link) < (dev)->links + (dev)->n_links; (link)++)
 
 extern struct list_head shunt_devices;
 
 int shunt_device_register(void);
 void shunt_device_unregister(void);
 void shunt_device_doorbell(struct shunt_device *dev, u16 member, u16 vector);
+struct shunt_link *shunt_device_link(struct shunt_device *dev, u32 peer_member);
 
 /* ---- uplink: uplink.c ---- */
 
 struct shunt_uplink_info {
 	u32 state;			/* enum shunt_uplink_state */
 	u32 reason;			/* enum shunt_abi_reason */
+	u32 kind;			/* enum shunt_abi_kind of the device; 0: there is none */
 	u64 generation;			/* ours */
 	u64 roster_gen;
 	u64 bad_msgs;

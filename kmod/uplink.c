@@ -5,6 +5,10 @@
  * Everything runs on shunt_wq under shunt_mutex. The uplink is shared with shuntd alone, which is
  * trusted to say who peers are, but its messages are still copied before they are looked at, and a
  * corrupt mailbox only ends the uplink (state BROKEN): links that are up go on.
+ *
+ * In a group the mailbox lies in the group's segment, where any of its members can write. They trust one
+ * another by definition, with this guest's frames, but not with its kernel: whatever a message says, it
+ * is bounded and checked against the device before it is used.
  */
 #include <linux/random.h>
 #include <linux/rtnetlink.h>
@@ -228,30 +232,31 @@ static struct shunt_device *device_find(u64 segment_id, u32 bdf)
 	struct shunt_device *dev;
 
 	list_for_each_entry(dev, &shunt_devices, list)
-		if (!dev->uplink && !dev->dead && dev->hdr.segment_id == segment_id &&
+		if (dev->n_links && !dev->dead && dev->hdr.segment_id == segment_id &&
 		    (bdf == SHUNT_ABI_BDF_UNKNOWN || bdf == dev->bdf))
 			return dev;
 	return NULL;
 }
 
-static void send_link_state(u64 segment_id, u32 epoch, u32 state, u32 reason)
+static void send_link_state(u64 segment_id, u32 peer_member, u32 epoch, u32 state, u32 reason)
 {
 	struct shunt_abi_msg_link_state msg = {
 		.segment_id = segment_id,
 		.epoch = epoch,
 		.state = state,
 		.reason = reason,
+		.peer_member = peer_member,
 	};
 
 	send(&msg.msg, SHUNT_ABI_MSG_LINK_STATE, sizeof(msg));
 }
 
-static void forget_open(u64 segment_id)
+static void forget_open(u64 segment_id, u32 peer_member)
 {
 	struct pending_open *o, *next;
 
 	list_for_each_entry_safe(o, next, &opens, list)
-		if (o->msg.segment_id == segment_id) {
+		if (o->msg.segment_id == segment_id && o->msg.peer_member == peer_member) {
 			list_del(&o->list);
 			opens_n--;
 			kfree(o);
@@ -264,7 +269,7 @@ static void open_now(struct shunt_device *dev, const struct shunt_abi_msg_link_o
 
 	if (err) {
 		shunt_uplink.bad_msgs++;
-		send_link_state(msg->segment_id, msg->epoch, SHUNT_ABI_LINK_CLOSED,
+		send_link_state(msg->segment_id, msg->peer_member, msg->epoch, SHUNT_ABI_LINK_CLOSED,
 				err == -ENOENT ? SHUNT_ABI_R_POLICY : SHUNT_ABI_R_BROKEN_STATE);
 	}
 }
@@ -274,7 +279,7 @@ static void on_link_open(const struct shunt_abi_msg_link_open *msg)
 	struct shunt_device *dev = device_find(msg->segment_id, msg->bdf);
 	struct pending_open *o;
 
-	forget_open(msg->segment_id);
+	forget_open(msg->segment_id, msg->peer_member);
 	if (leaving)
 		return;		/* shuntd saw the links close and offers new ones: our BYE is the answer */
 	if (dev) {
@@ -282,7 +287,8 @@ static void on_link_open(const struct shunt_abi_msg_link_open *msg)
 		return;
 	}
 	if (is_unusable(msg->bdf)) {
-		send_link_state(msg->segment_id, msg->epoch, SHUNT_ABI_LINK_CLOSED, SHUNT_ABI_R_BAR);
+		send_link_state(msg->segment_id, msg->peer_member, msg->epoch, SHUNT_ABI_LINK_CLOSED,
+				SHUNT_ABI_R_BAR);
 		return;
 	}
 	o = opens_n < 64 ? kmalloc(sizeof(*o), GFP_KERNEL) : NULL;
@@ -298,31 +304,39 @@ static void on_link_open(const struct shunt_abi_msg_link_open *msg)
 static void on_link_close(const struct shunt_abi_msg_link_close *msg)
 {
 	struct shunt_device *dev = device_find(msg->segment_id, SHUNT_ABI_BDF_UNKNOWN);
+	struct shunt_link *link = dev ? shunt_device_link(dev, msg->peer_member) : NULL;
 	u32 reason = min_t(u32, msg->reason, SHUNT_ABI_R_MAX - 1);
 
-	forget_open(msg->segment_id);
-	if (!dev || dev->link.epoch != msg->epoch || !shunt_link_busy(&dev->link))
-		send_link_state(msg->segment_id, msg->epoch, SHUNT_ABI_LINK_CLOSED, reason);
+	forget_open(msg->segment_id, msg->peer_member);
+	if (!link || link->epoch != msg->epoch || !shunt_link_busy(link))
+		send_link_state(msg->segment_id, msg->peer_member, msg->epoch, SHUNT_ABI_LINK_CLOSED, reason);
 	else
-		shunt_link_close(&dev->link, reason, reason == SHUNT_ABI_R_PEER_DEAD);
+		shunt_link_close(link, reason, reason == SHUNT_ABI_R_PEER_DEAD);
+}
+
+static void send_stats(const struct shunt_link *link, struct shunt_abi_msg_stats *msg)
+{
+	if (!link->peer)
+		return;
+	msg->segment_id = link->dev->hdr.segment_id;
+	msg->peer_member = link->peer_member;
+	msg->vm_id = link->peer->vm_id;
+	msg->stats = link->stats;
+	send(&msg->msg, SHUNT_ABI_MSG_STATS, sizeof(*msg));
 }
 
 static void on_stats_get(void)
 {
 	struct shunt_abi_msg_stats *msg;
 	struct shunt_device *dev;
+	struct shunt_link *link;
 
 	msg = kzalloc(sizeof(*msg), GFP_KERNEL);
 	if (!msg)
 		return;
-	list_for_each_entry(dev, &shunt_devices, list) {
-		if (dev->uplink || !dev->link.peer)
-			continue;
-		msg->segment_id = dev->hdr.segment_id;
-		msg->vm_id = dev->link.peer->vm_id;
-		msg->stats = dev->link.stats;
-		send(&msg->msg, SHUNT_ABI_MSG_STATS, sizeof(*msg));
-	}
+	list_for_each_entry(dev, &shunt_devices, list)
+		shunt_device_for_each_link(dev, link)
+			send_stats(link, msg);
 	kfree(msg);
 }
 
@@ -427,17 +441,16 @@ static void mailbox_work(struct work_struct *work)
 static void tick_work(struct work_struct *work)
 {
 	struct shunt_device *dev;
+	struct shunt_link *link;
 
 	mutex_lock(&shunt_mutex);
 	list_for_each_entry(dev, &shunt_devices, list) {
-		struct shunt_abi_member *own;
+		struct shunt_abi_member *own = dev->mem + dev->layout.member_off + dev->id * sizeof(*own);
 
-		if (!dev->uplink) {
-			shunt_link_tick(&dev->link);
-			continue;
-		}
-		own = dev->mem + dev->layout.member_off + dev->id * sizeof(*own);
-		WRITE_ONCE(own->liveness, READ_ONCE(own->liveness) + 1);
+		if (dev->uplink)
+			WRITE_ONCE(own->liveness, READ_ONCE(own->liveness) + 1);
+		shunt_device_for_each_link(dev, link)
+			shunt_link_tick(link);
 	}
 	if (!list_empty(&shunt_devices))
 		queue_delayed_work(shunt_wq, &tick, msecs_to_jiffies(SHUNT_LIVENESS_MS));
@@ -462,7 +475,7 @@ void shunt_uplink_kick(void)
  */
 void shunt_uplink_link_state(struct shunt_link *link)
 {
-	send_link_state(link->dev->hdr.segment_id, link->epoch, link->state, link->reason);
+	send_link_state(link->dev->hdr.segment_id, link->peer_member, link->epoch, link->state, link->reason);
 }
 
 /**
@@ -507,7 +520,8 @@ void shunt_uplink_device_failed(u32 bdf)
 	list_for_each_entry_safe(o, next, &opens, list) {
 		if (o->msg.bdf != bdf)
 			continue;
-		send_link_state(o->msg.segment_id, o->msg.epoch, SHUNT_ABI_LINK_CLOSED, SHUNT_ABI_R_BAR);
+		send_link_state(o->msg.segment_id, o->msg.peer_member, o->msg.epoch, SHUNT_ABI_LINK_CLOSED,
+				SHUNT_ABI_R_BAR);
 		list_del(&o->list);
 		opens_n--;
 		kfree(o);
@@ -536,8 +550,11 @@ int shunt_uplink_add(struct shunt_device *dev)
 	struct shunt_abi_mailbox *mb = dev->mem + dev->layout.mailbox_off;
 	int err;
 
-	if (uplink_dev)
+	if (uplink_dev) {
+		pci_err(dev->pdev, "shunt: this VM has an uplink already (%s), device ignored\n",
+			pci_name(uplink_dev->pdev));
 		return -EBUSY;
+	}
 	mb += dev->id - 1;
 	err = shunt_producer_adopt(&upward, &mb->up_ctl, mb->up, sizeof(mb->up));
 	if (!err)
@@ -547,6 +564,7 @@ int shunt_uplink_add(struct shunt_device *dev)
 		return err;
 	}
 	uplink_dev = dev;
+	shunt_uplink.kind = dev->kind;
 	member_publish(dev, SHUNT_ABI_READY);
 	send_hello();
 	queue_delayed_work(shunt_wq, &tick, msecs_to_jiffies(SHUNT_LIVENESS_MS));
@@ -571,6 +589,7 @@ void shunt_uplink_remove(struct shunt_device *dev)
 		send(&bye.msg, SHUNT_ABI_MSG_BYE, sizeof(bye));
 	member_publish(dev, SHUNT_ABI_CLOSED);
 	uplink_dev = NULL;
+	shunt_uplink.kind = 0;
 	drop_pending();
 	if (shunt_uplink.state != SHUNT_UPLINK_DETACHED)
 		shunt_uplink.state = SHUNT_UPLINK_ABSENT;
@@ -613,6 +632,7 @@ int shunt_uplink_detach(u32 reason)
 {
 	struct shunt_abi_msg_bye bye = { .reason = reason };
 	struct shunt_device *dev;
+	struct shunt_link *link;
 	int err = 0;
 
 	mutex_lock(&shunt_mutex);
@@ -623,10 +643,11 @@ int shunt_uplink_detach(u32 reason)
 	mutex_lock(&shunt_mutex);
 	leaving--;
 	list_for_each_entry(dev, &shunt_devices, list)
-		if (!dev->uplink && shunt_link_busy(&dev->link)) {
-			shunt_link_close(&dev->link, reason, true);
-			err = -ETIMEDOUT;
-		}
+		shunt_device_for_each_link(dev, link)
+			if (shunt_link_busy(link)) {
+				shunt_link_close(link, reason, true);
+				err = -ETIMEDOUT;
+			}
 	if (shunt_uplink.state == SHUNT_UPLINK_READY || shunt_uplink.state == SHUNT_UPLINK_HELLO) {
 		send(&bye.msg, SHUNT_ABI_MSG_BYE, sizeof(bye));
 		shunt_uplink.state = SHUNT_UPLINK_DETACHED;

@@ -137,6 +137,7 @@ class Child:
         self.uplink = None
         self.seq = 0
         self.stats = {}
+        self.peers = {}         # segment: the peer's member id
         self.auto = opts.get("auto", True)
         self.listener = socket.socket(socket.AF_UNIX)
         if os.path.exists(opts["qmp"]):
@@ -346,6 +347,7 @@ class Child:
                 self.post(ROSTER_ACK, struct.pack("<Q", rgen))
         elif kind == LINK_OPEN:
             seg, epoch, vm_id, pgen, bdf, own, peer, channels = struct.unpack_from("<QIIQIHHI", m, 8)
+            self.peers[seg] = peer
             self.say(event="open", segment=seg, epoch=epoch, vm_id=vm_id, generation=pgen, bdf=bdf,
                      own=own, peer=peer, channels=channels)
             if self.auto:
@@ -364,7 +366,7 @@ class Child:
             self.say(event="refuse", reason=struct.unpack_from("<I", m, 8)[0])
 
     def link(self, seg, epoch, state, reason):
-        self.post(LINK_STATE, struct.pack("<QIIII", seg, epoch, state, reason, 0))
+        self.post(LINK_STATE, struct.pack("<QIIII", seg, epoch, state, reason, self.peers.get(seg, 0)))
 
     # --- commands of the test ---
 
@@ -391,7 +393,7 @@ class Child:
 
     def do_stats(self, segment, tx_bytes):
         self.stats[segment] = tx_bytes
-        self.post(STATS, struct.pack("<QII", segment, 0, 0) + struct.pack("<QQ", 7, tx_bytes) + bytes(112))
+        self.post(STATS, struct.pack("<QIIQQ", segment, 0, self.peers.get(segment, 0), 7, tx_bytes) + bytes(112))
 
     def do_raw(self, data):
         self.up.put(bytes.fromhex(data))

@@ -68,7 +68,7 @@ static void test_link_state(void **state)
 	BAD(m.epoch = 0);
 	BAD(m.state = SHUNT_ABI_LINK_BROKEN + 1);
 	BAD(m.reason = SHUNT_ABI_R_MAX);
-	BAD(m.reserved = 1);
+	BAD(m.peer_member = SHUNT_ABI_MEMBERS_MAX);
 #undef BAD
 }
 

@@ -18,10 +18,10 @@ static void kinds_and_sizes(void **state)
 {
 	const struct { uint32_t kind; uint64_t size; uint32_t members, channels; int want; } cases[] = {
 		{ SHUNT_ABI_UPLINK, MiB, 2, 0, 0 }, { SHUNT_ABI_PAIR, 16 * MiB, 3, 1, 0 },
-		{ SHUNT_ABI_PAIR, 16 * MiB, 3, 64, 0 }, { SHUNT_ABI_GROUP, 1024 * MiB, 16, 64, 0 },
+		{ SHUNT_ABI_PAIR, 16 * MiB, 3, 64, 0 }, { SHUNT_ABI_GROUP, 1024 * MiB, 16, 105, 0 },
 		{ SHUNT_ABI_UPLINK, MiB, 3, 0, -EINVAL }, { SHUNT_ABI_PAIR, 16 * MiB, 2, 1, -EINVAL },
 		{ SHUNT_ABI_GROUP, 16 * MiB, 17, 1, -EINVAL }, { SHUNT_ABI_GROUP, 16 * MiB, 1, 1, -EINVAL },
-		{ 0, MiB, 2, 0, -EINVAL }, { 4, MiB, 2, 0, -EINVAL }, { SHUNT_ABI_PAIR, 16 * MiB, 3, 65, -EINVAL },
+		{ 0, MiB, 2, 0, -EINVAL }, { 4, MiB, 2, 0, -EINVAL }, { SHUNT_ABI_PAIR, 16 * MiB, 3, 129, -EINVAL },
 		{ SHUNT_ABI_PAIR, 16 * MiB - 4096, 3, 1, -EINVAL }, { SHUNT_ABI_PAIR, 0, 3, 1, -EINVAL },
 		{ SHUNT_ABI_PAIR, 65536, 3, 1, -ENOSPC }, { SHUNT_ABI_UPLINK, 4096, 2, 0, -ENOSPC },
 	};
@@ -93,7 +93,7 @@ static void impossible_headers(void **state)
 	REFUSED(members, 0, -EPROTO);
 	REFUSED(members, 2, -EPROTO);
 	REFUSED(members, 0xffffffffu, -EPROTO);
-	REFUSED(channels, 65, -EPROTO);
+	REFUSED(channels, SHUNT_ABI_CHANNELS_MAX + 1, -EPROTO);
 	REFUSED(channels, 0xffffffffu, -EPROTO);
 	REFUSED(member_off, 0, -EPROTO);
 	REFUSED(member_off, 192, -EPROTO);
@@ -195,6 +195,37 @@ static void impossible_channels(void **state)
 	BAD(dir[1].ext_size, 1ull << 63);
 }
 
+/* Every two VMs of the largest group have a channel of their own and ends of their own; nothing overlaps. */
+static void group_links_are_apart(void **state)
+{
+	const uint32_t members = SHUNT_ABI_MEMBERS_MAX, n = shunt_layout_group_channels(members);
+	struct shunt_abi_channel chan;
+	struct shunt_layout l;
+	struct shunt_extents e;
+	uint8_t *map;
+	uint32_t a, b, next = 0;
+
+	(void)state;
+	assert_int_equal(n, 105);
+	assert_int_equal(shunt_layout_compute(SHUNT_ABI_GROUP, 64 * MiB, members, n, &l), 0);
+	map = malloc(shunt_extents_map_size(l.pool_size));
+	assert_int_equal(shunt_extents_init(&e, l.pool_off, l.pool_size, map), 0);
+	assert_int_equal(shunt_extents_reserve(&e, l.pool_off, l.ctl_size), 0);
+	for (a = 1; a < members; a++)
+		for (b = a + 1; b < members; b++, next++) {
+			assert_int_equal(shunt_layout_group_channel(members, a, b), next);
+			assert_int_equal(shunt_layout_channel(&l, next, 1, 0, 1, MiB / 4, &chan), 0);
+			assert_int_equal(shunt_layout_check_channel(&l, &chan), 0);
+			assert_int_equal(shunt_extents_reserve(&e, chan.dir[0].ext_off, MiB / 4), 0);
+			assert_int_equal(shunt_extents_reserve(&e, chan.dir[1].ext_off, MiB / 4), 0);
+			assert_int_equal(shunt_layout_ends(&l, next),
+					 l.pool_off + n * 512 + next * 2 * sizeof(struct shunt_abi_member));
+			assert_true(shunt_layout_ends(&l, next) + 256 <= l.pool_off + l.ctl_size);
+		}
+	assert_int_equal(next, n);
+	free(map);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -203,6 +234,7 @@ int main(void)
 		cmocka_unit_test(impossible_headers),
 		cmocka_unit_test(channels_fit_and_are_allocatable),
 		cmocka_unit_test(impossible_channels),
+		cmocka_unit_test(group_links_are_apart),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

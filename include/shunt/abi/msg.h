@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0-only WITH Linux-syscall-note) OR MIT */
 /*
- * Control messages between a guest and shuntd: the records of the mailbox rings of an uplink.
+ * Control messages between a guest and shuntd: the records of the mailbox rings of an uplink or group.
  * Every message starts with struct shunt_abi_msg; a receiver takes a record of at least the
  * message's size (later versions may append), refuses a shorter one, and ignores types it does
  * not know (counted). "up" is guest to shuntd, "down" is shuntd to guest.
@@ -17,6 +17,9 @@
  * A restarted shuntd may repeat WELCOME, the roster, LINK_OPEN and LINK_CLOSE: a LINK_OPEN for the
  * (segment, epoch) that is open changes nothing but is answered with the LINK_STATE as it is; a
  * LINK_CLOSE for one that is not open is answered with LINK_STATE CLOSED and the message's epoch.
+ *
+ * A link is named by its segment and the peer's member id there. A link of a pair has its segment's
+ * epoch, one of a group an epoch of its own.
  */
 #ifndef SHUNT_ABI_MSG_H
 #define SHUNT_ABI_MSG_H
@@ -143,7 +146,8 @@ struct shunt_abi_msg_link_open {
 	__u16 own_member;
 	__u16 peer_member;
 	__u32 channels;
-	__u32 reserved;
+	__u32 ends_off;		/* of the ends' entries, struct shunt_abi_member [2], lower member id first; */
+				/* 0: those in the member table (pairs) */
 	struct shunt_abi_channel channel[SHUNT_ABI_LINK_CHANNELS];
 };
 
@@ -178,6 +182,8 @@ struct shunt_abi_msg_link_close {
 	__u64 segment_id;
 	__u32 epoch;
 	__u32 reason;		/* enum shunt_abi_reason; PEER_DEAD: do not wait for the peer */
+	__u32 peer_member;	/* which link of the segment */
+	__u32 reserved;
 };
 
 enum shunt_abi_link_state {
@@ -197,7 +203,7 @@ struct shunt_abi_msg_link_state {
 	__u32 epoch;
 	__u32 state;		/* enum shunt_abi_link_state */
 	__u32 reason;		/* enum shunt_abi_reason */
-	__u32 reserved;
+	__u32 peer_member;	/* which link of the segment */
 };
 
 /* up: the module detaches or is being unloaded; all its links are CLOSED. */
@@ -236,7 +242,7 @@ struct shunt_abi_msg_stats {
 	struct shunt_abi_msg msg;
 	__u64 segment_id;
 	__u32 vm_id;
-	__u32 reserved;
+	__u32 peer_member;	/* which link of the segment */
 	struct shunt_abi_link_stats stats;
 };
 
@@ -246,7 +252,7 @@ SHUNT_ABI_ASSERT(sizeof(struct shunt_abi_msg_hello) == 224, "hello");
 SHUNT_ABI_ASSERT(sizeof(struct shunt_abi_msg_welcome) == 296, "welcome");
 SHUNT_ABI_ASSERT(sizeof(struct shunt_abi_msg_roster) == 240, "roster");
 SHUNT_ABI_ASSERT(sizeof(struct shunt_abi_msg_link_open) == 304, "link open");
-SHUNT_ABI_ASSERT(sizeof(struct shunt_abi_msg_link_close) == 24, "link close");
+SHUNT_ABI_ASSERT(sizeof(struct shunt_abi_msg_link_close) == 32, "link close");
 SHUNT_ABI_ASSERT(sizeof(struct shunt_abi_msg_link_state) == 32, "link state");
 SHUNT_ABI_ASSERT(sizeof(struct shunt_abi_msg_stats) == 152, "stats");
 

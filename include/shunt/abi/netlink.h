@@ -55,6 +55,7 @@ enum shunt_genl_attr {
 	SHUNT_A_LINK_RING_SIZE,	/* u64: bytes per direction */
 	SHUNT_A_LINK_RING_TX_USED,	/* u64: bytes not yet consumed by the peer */
 	SHUNT_A_LINK_AGE_MS,	/* u64: since the last state change */
+	SHUNT_A_SEGMENT_KIND,	/* u32, enum shunt_abi_kind: of the uplink (STATUS), of the link (PEER) */
 	__SHUNT_A_MAX
 };
 #define SHUNT_A_MAX (__SHUNT_A_MAX - 1)

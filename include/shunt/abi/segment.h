@@ -14,9 +14,12 @@
  * extents are granted) comes over its uplink, which only it and shuntd can map; the header and the
  * channel directory of a pair are there for diagnosis and for adoption by a restarted shuntd, and
  * are cross-checked, never believed.
- * A guest recognises its uplink by what only QEMU can set: it is the one ivshmem device of ours
- * with exactly SHUNT_ABI_UPLINK_VECTORS MSI-X vectors. Its own member id is the device's
- * IVPosition register, never a field in memory.
+ * A guest recognises the kind of a device by what only QEMU can set, its number of MSI-X vectors: exactly
+ * SHUNT_ABI_UPLINK_VECTORS mark its uplink, exactly SHUNT_ABI_GROUP_VECTORS a group, more a pair. Its own
+ * member id is the device's IVPosition register, never a field in memory.
+ *
+ * A group is uplink and carrier at once: every VM has its mailbox with shuntd and a link with every other
+ * VM. Its members trust one another: each can write the others' mailboxes, too.
  */
 #ifndef SHUNT_ABI_SEGMENT_H
 #define SHUNT_ABI_SEGMENT_H
@@ -30,9 +33,10 @@
 #define SHUNT_ABI_MAGIC 0x474553544e554853ull	/* the bytes "SHUNTSEG" */
 #define SHUNT_ABI_VERSION 1u
 
-#define SHUNT_ABI_UPLINK_VECTORS 1u	/* MSI-X vectors of an uplink; all other kinds have more */
+#define SHUNT_ABI_UPLINK_VECTORS 1u	/* MSI-X vectors of an uplink */
+#define SHUNT_ABI_GROUP_VECTORS 2u	/* of a group's device; those of pairs have more */
 #define SHUNT_ABI_MEMBERS_MAX 16u	/* shuntd included */
-#define SHUNT_ABI_CHANNELS_MAX 64u
+#define SHUNT_ABI_CHANNELS_MAX 128u	/* a group of 15 VMs has 105 */
 
 enum shunt_abi_kind {
 	SHUNT_ABI_UPLINK = 1,
@@ -71,7 +75,10 @@ enum shunt_abi_member_state {
 	SHUNT_ABI_CLOSED = 3,	/* consumed all it will; touches the rings no more in this epoch */
 };
 
-/* Two lines per member; line 0 is written by the member itself. */
+/*
+ * Two lines per member; line 0 is written by the member itself. In a group, where a member has several
+ * links, each link has two such entries of its own besides (ends_off of LINK_OPEN).
+ */
 struct shunt_abi_member {
 	__u32 state;		/* enum shunt_abi_member_state */
 	__u32 epoch;		/* the segment epoch @state speaks of */
@@ -107,7 +114,7 @@ struct shunt_abi_channel {
 
 /*
  * The mailbox of one member with shuntd. Records are struct shunt_abi_msg_* (msg.h).
- * On version 1 only uplinks and static groups use it.
+ * Only uplinks and groups use it.
  */
 #define SHUNT_ABI_MAILBOX_RING 16384u
 
@@ -121,7 +128,7 @@ struct shunt_abi_mailbox {
 
 /* Doorbell vectors */
 #define SHUNT_ABI_VECTOR_CONTROL 0u	/* mailbox, member state changes */
-#define SHUNT_ABI_VECTOR_CHANNEL 1u	/* first channel vector */
+#define SHUNT_ABI_VECTOR_CHANNEL 1u	/* first channel vector; in a group that of all links */
 
 /*
  * A frame on a packet channel: this header, then the frame from its Ethernet header on.
