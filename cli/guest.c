@@ -175,6 +175,7 @@ static const struct attr {
 	[SHUNT_A_PEER_NET_FRAMES] = { "network_frames", U64 },
 	[SHUNT_A_LINK_STATE] = { "link", LINK },
 	[SHUNT_A_LINK_REASON] = { "reason", REASON },
+	[SHUNT_A_PEER_REASON] = { "roster_reason", REASON },
 	[SHUNT_A_LINK_SEGMENT] = { "segment", HEX64 },
 	[SHUNT_A_LINK_EPOCH] = { "epoch", U32 },
 	[SHUNT_A_LINK_DEVICE] = { "device", STRING },
@@ -264,6 +265,8 @@ static void add_path(json_t *peer)
 	const char *generation = json_string_value(json_object_get(peer, "generation"));
 	json_t *reason = json_object_get(peer, "reason");
 	const char *name = json_string_value(json_object_get(reason, "name"));
+	json_t *roster = json_object_get(peer, "roster_reason");
+	const char *refused = json_string_value(json_object_get(roster, "name"));
 	bool up = link && !strcmp(link, "up");
 
 	json_object_set_new(peer, "path", json_string(up ? "packet" : "network"));
@@ -273,6 +276,8 @@ static void add_path(json_t *peer)
 		json_object_set(peer, "link_reason", reason);
 	if (generation && !strcmp(generation, "0000000000000000"))
 		json_object_set_new(peer, "reason", reason_json(SHUNT_ABI_R_NO_MODULE));
+	else if (refused && strcmp(refused, "none"))
+		json_object_set(peer, "reason", roster);
 	else if (name && strcmp(name, "none"))
 		return;
 	else if (link && !strcmp(link, "stalled"))

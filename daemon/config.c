@@ -15,7 +15,7 @@
 #include "daemon/cleanup.h"
 #include "daemon/log.h"
 
-enum key_type { KEY_STRING, KEY_CHOICE, KEY_NUMBER, KEY_SIZE, KEY_LABELS, KEY_ALLOW };
+enum key_type { KEY_STRING, KEY_CHOICE, KEY_NUMBER, KEY_SIZE, KEY_LABELS, KEY_ALLOW, KEY_HOST_POLICIES };
 
 struct key {
 	const char *name;
@@ -44,6 +44,7 @@ static const struct key keys[] = {
 	{ "log_level", KEY_CHOICE, AT(log_level), .dflt = "info",
 	  .choices = { "error", "warning", "info", "debug" } },
 	{ "default_label", KEY_STRING, AT(default_label), .dflt = "default" },
+	{ "host_policy", KEY_CHOICE, AT(host_policy), .dflt = "respect", .choices = { "respect", "ignore" } },
 	{ "pair_size", KEY_SIZE, AT(pair_size), 1 * MiB, 1 * GiB, true, .dflt_num = 16 * MiB },
 	{ "ring_size", KEY_SIZE, AT(ring_size), 256 * KiB, 128 * MiB, true, .dflt_num = 512 * KiB },
 	{ "max_bytes", KEY_SIZE, AT(max_bytes), 1 * MiB, 1024 * GiB, .dflt_num = 4 * GiB },
@@ -57,6 +58,7 @@ static const struct key keys[] = {
 	{ "liveness_ms", KEY_NUMBER, AT(liveness_ms), 10, 10000, .dflt_num = 100 },
 	{ "labels", KEY_LABELS, .dflt = NULL },
 	{ "allow", KEY_ALLOW, .dflt = NULL },
+	{ "host_policies", KEY_HOST_POLICIES, .dflt = NULL },
 };
 
 #define N_KEYS (sizeof(keys) / sizeof(keys[0]))
@@ -241,6 +243,34 @@ static int load_allow(struct loader *l, config_setting_t *s)
 	return 0;
 }
 
+static int load_host_policy(struct loader *l, config_setting_t *s)
+{
+	struct shunt_host_rule *r = &l->c->host_policies[l->c->n_host_policies];
+	const char *vm, *policy;
+
+	if (!config_setting_is_group(s) || config_setting_length(s) != 2 ||
+	    !config_setting_lookup_string(s, "vm", &vm) || !config_setting_lookup_string(s, "host_policy", &policy))
+		return fail(l, s, "host_policies: each entry is { vm = \"GLOB\"; host_policy = \"ignore\"; }");
+	if (strcmp(policy, "ignore") && strcmp(policy, "respect"))
+		return fail(l, s, "host_policy: \"%s\" is unknown; allowed: \"respect\", \"ignore\"", policy);
+	r->vm = strdup(vm);
+	r->ignore = !strcmp(policy, "ignore");
+	l->c->n_host_policies++;
+	return 0;
+}
+
+static int load_entry(struct loader *l, enum key_type type, config_setting_t *e)
+{
+	switch (type) {
+	case KEY_LABELS:
+		return load_label(l, e);
+	case KEY_ALLOW:
+		return load_allow(l, e);
+	default:
+		return load_host_policy(l, e);
+	}
+}
+
 static int load_list(struct loader *l, const struct key *k, config_setting_t *s)
 {
 	size_t n;
@@ -250,11 +280,13 @@ static int load_list(struct loader *l, const struct key *k, config_setting_t *s)
 	n = (size_t)config_setting_length(s);
 	if (k->type == KEY_LABELS)
 		l->c->labels = calloc(n + 1, sizeof(*l->c->labels));
-	else
+	else if (k->type == KEY_ALLOW)
 		l->c->allow = calloc(n + 1, sizeof(*l->c->allow));
+	else
+		l->c->host_policies = calloc(n + 1, sizeof(*l->c->host_policies));
 	for (size_t i = 0; i < n; i++) {
 		config_setting_t *e = config_setting_get_elem(s, (unsigned int)i);
-		int r = k->type == KEY_LABELS ? load_label(l, e) : load_allow(l, e);
+		int r = load_entry(l, k->type, e);
 
 		if (r)
 			return r;
@@ -397,8 +429,11 @@ void shunt_config_free(struct shunt_config *c)
 		free(c->allow[i].label[0]);
 		free(c->allow[i].label[1]);
 	}
+	for (size_t i = 0; i < c->n_host_policies; i++)
+		free(c->host_policies[i].vm);
 	free(c->labels);
 	free(c->allow);
+	free(c->host_policies);
 	free(c);
 }
 

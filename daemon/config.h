@@ -20,6 +20,11 @@ struct shunt_allow_rule {
 	char *label[2];
 };
 
+struct shunt_host_rule {
+	char *vm;	/* glob on the VM's name */
+	bool ignore;
+};
+
 struct shunt_config {
 	char *runtime_dir;
 	char *control_socket;	/* NULL: <runtime_dir>/shuntd.sock */
@@ -29,6 +34,7 @@ struct shunt_config {
 	char *plug;		/* "eager" or "demand" */
 	char *log_level;
 	char *default_label;
+	char *host_policy;	/* "respect" or "ignore" */
 	uint64_t pair_size;
 	uint64_t ring_size;
 	uint64_t max_bytes;
@@ -43,6 +49,8 @@ struct shunt_config {
 	size_t n_labels;
 	struct shunt_allow_rule *allow;
 	size_t n_allow;
+	struct shunt_host_rule *host_policies;
+	size_t n_host_policies;
 };
 
 int shunt_config_load(const char *path, struct shunt_config **ret, char *err, size_t err_size);

@@ -51,6 +51,8 @@ void daemon_settle(struct shuntd *d)
 	struct vm *vm;
 
 	forget_vms(d);
+	if (pair_any_due(d))
+		hostpolicy_fresh(d);
 	if (d->dirty)
 		roster_update_all(d);
 	pair_step_all(d);
@@ -118,6 +120,7 @@ static int on_reload(sd_event_source *s, const struct signalfd_siginfo *si, void
 	TAILQ_FOREACH(vm, &d->vms, link)
 		if (vm->identified)
 			vm_relabel(vm);
+	hostpolicy_fresh(d);
 	d->dirty = true;
 	log_info("config-loaded", "path=%s", d->config_path);
 	return 0;
@@ -226,6 +229,9 @@ static int start(struct shuntd *d)
 		r = sd_event_source_set_enabled(d->tick, SD_EVENT_ON);
 	if (r < 0)
 		return r;
+	r = hostpolicy_start(d);
+	if (r)
+		return r;
 	state_load(d);
 	TAILQ_FOREACH(vm, &d->vms, link)
 		vm_connect(vm);
@@ -247,6 +253,7 @@ static void stop(struct shuntd *d)
 		pair_free(p);
 	while ((vm = TAILQ_FIRST(&d->vms)))
 		vm_free(vm);
+	hostpolicy_stop(d);
 	sd_event_source_disable_unref(d->watch);
 	sd_event_source_disable_unref(d->tick);
 	sd_event_source_disable_unref(d->settle);

@@ -252,6 +252,7 @@ static void on_identified(void *ctx, json_t *ret, const char *error)
 	vm->detail[0] = '\0';
 	take_nics(vm);
 	vm_relabel(vm);
+	hostpolicy_vm(vm);
 	vm->d->dirty = true;
 	log_info("vm-attached", "vm=%s id=%u pid=%d label=%s nics=%u machine=%s accel=%s", vm->name, vm->id,
 		 vm->pid, vm->label, vm->nics, vm->machine, vm->kvm ? "kvm" : "tcg");
@@ -281,6 +282,7 @@ static void on_nics_known(void *ctx, json_t *ret, const char *error)
 	vm->devices = NULL;
 	take_nics(vm);
 	vm_relabel(vm);
+	hostpolicy_vm(vm);
 }
 
 static void on_peripheral_anon(void *ctx, json_t *ret, const char *error)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-DAEMON_PKGS := libsystemd jansson libconfig
+DAEMON_PKGS := libsystemd jansson libconfig libmnl
 DAEMON_CFLAGS := $(shell pkg-config --cflags $(DAEMON_PKGS) 2>/dev/null)
 DAEMON_LIBS := $(shell pkg-config --libs $(DAEMON_PKGS) 2>/dev/null)
 DAEMON_SRCS := $(filter-out daemon/main.c,$(wildcard daemon/*.c))
@@ -30,7 +30,7 @@ $(DAEMON_SAN)/cli/shunt: $(wildcard cli/*.[ch] daemon/reason.[ch] include/shunt/
 	$(CC) $(CPPFLAGS) $(DAEMON_SAN_FLAGS) -o $@ $(wildcard cli/*.c) daemon/reason.c $(CLI_LIBS)
 
 # The scripted tests as programs: make's answer to "run this with these binaries".
-DAEMON_SCRIPTED := $(BUILD)/tests/daemon/fake $(BUILD)/tests/daemon/qemu
+DAEMON_SCRIPTED := $(BUILD)/tests/daemon/fake $(BUILD)/tests/daemon/qemu $(BUILD)/tests/daemon/hostpolicy
 $(DAEMON_SCRIPTED): $(BUILD)/tests/daemon/%: tests/daemon/test_%.py tests/daemon/fakevm.py tests/daemon/harness.py \
 		$(DAEMON_SAN)/daemon/shuntd $(DAEMON_SAN)/cli/shunt
 	@mkdir -p $(@D)

@@ -113,9 +113,17 @@ static bool allowed(const struct pair *p)
 	return shunt_policy_allows(p->d->config, p->vm[0]->label, p->vm[1]->label);
 }
 
+/* What is open is not closed before it is known that it must be: a restarted shuntd has to look first. */
+static bool host_allows(const struct pair *p)
+{
+	if (p->state >= PAIR_OFFERED && !hostpolicy_known(p->vm[0], p->vm[1]))
+		return true;
+	return !hostpolicy_obstacle(p->vm[0], p->vm[1]);
+}
+
 static bool wanted(const struct pair *p)
 {
-	return allowed(p) && vm_usable(p->vm[0]) && vm_usable(p->vm[1]) && !p->broken && !p->failed &&
+	return allowed(p) && host_allows(p) && vm_usable(p->vm[0]) && vm_usable(p->vm[1]) && !p->broken && !p->failed &&
 	       (p->wanted || p->state >= PAIR_OFFERED || shunt_config_eager(p->d->config));
 }
 
@@ -311,6 +319,8 @@ static uint32_t reason_for(const struct pair *p, unsigned int i)
 		return SHUNT_ABI_R_DETACHED;
 	if (!allowed(p))
 		return SHUNT_ABI_R_POLICY;
+	if (!host_allows(p))
+		return SHUNT_ABI_R_HOST_POLICY;
 	if (other->uplink.broken)
 		return SHUNT_ABI_R_BROKEN_STATE;
 	return SHUNT_ABI_R_DEVICE_GONE;
@@ -373,7 +383,8 @@ static void step_closing(struct pair *p)
 static void step_open(struct pair *p)
 {
 	if (!wanted(p) || !plugged(p) || p->e[0].closed || p->e[1].closed) {
-		set_backoff(p, p->since);
+		if (host_allows(p))	/* no failure of the link's */
+			set_backoff(p, p->since);
 		close_link(p);
 		step_closing(p);
 	} else if (p->e[0].link_state == SHUNT_ABI_LINK_UP && p->e[1].link_state == SHUNT_ABI_LINK_UP) {
@@ -442,8 +453,6 @@ void pair_step_all(struct shuntd *d)
 {
 	struct pair *p, *next;
 
-	if (d->dirty && shunt_config_eager(d->config))
-		make_eager_pairs(d);
 	TAILQ_FOREACH(p, &d->pairs, link)
 		pair_step(p);
 	for (p = TAILQ_FIRST(&d->pairs); p; p = next) {
@@ -451,6 +460,19 @@ void pair_step_all(struct shuntd *d)
 		if (forgettable(p))
 			pair_free(p);
 	}
+}
+
+/** pair_any_due() - Whether a pair is about to be plugged or opened. Context: daemon_settle(), first. */
+bool pair_any_due(struct shuntd *d)
+{
+	const struct pair *p;
+
+	if (d->dirty && shunt_config_eager(d->config))
+		make_eager_pairs(d);
+	TAILQ_FOREACH(p, &d->pairs, link)
+		if ((p->state == PAIR_NONE || p->state == PAIR_PARKED) && wanted(p))
+			return true;
+	return false;
 }
 
 /* --- facts --- */
@@ -562,6 +584,8 @@ void pair_want(struct vm *vm, uint32_t peer_id)
 	if (!p->wanted)
 		vm->d->unsaved = true;
 	p->wanted = true;
+	if (hostpolicy_obstacle(vm, peer))
+		hostpolicy_retry(vm->d);
 }
 
 /** pair_clear_errors() - An operator's attach: broken and failed pairs of the VM get another chance. */
@@ -657,6 +681,10 @@ uint32_t pair_reason(const struct pair *p, const char **ret_detail)
 		return p->broken ? p->broken : p->failed;
 	if (!allowed(p))
 		return SHUNT_ABI_R_POLICY;
+	if (!host_allows(p)) {
+		*ret_detail = hostpolicy_obstacle(p->vm[0], p->vm[1]);
+		return SHUNT_ABI_R_HOST_POLICY;
+	}
 	if (p->late) {
 		*ret_detail = p->e[0].closed ? p->vm[1]->name : p->vm[0]->name;
 		return SHUNT_ABI_R_TIMEOUT;

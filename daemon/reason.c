@@ -50,6 +50,8 @@ static const struct reason reasons[SHUNT_ABI_R_MAX] = {
 	[SHUNT_ABI_R_TIMEOUT] = { "timeout", "the other side did not answer in time",
 		"is the guest paused or hung?" },
 	[SHUNT_ABI_R_IDLE] = { "idle", "not enough traffic yet", "" },
+	[SHUNT_ABI_R_HOST_POLICY] = { "host-policy", "the host enforces something that must not be bypassed",
+		"on the host, `shunt status` says what; take it away, or see host_policy in shuntd.conf" },
 };
 
 static const struct reason unknown = { "unknown", "unknown reason (newer module or daemon?)", "" };

@@ -77,6 +77,7 @@ static void make_entry(const struct vm *vm, const struct vm *peer, struct shunt_
 	m->generation = vm_usable(peer) && !vm->detached ? peer->generation : 0;
 	m->features = peer->features;
 	m->nics = peer->shown_nics;
+	m->reason = hostpolicy_obstacle(vm, peer) ? SHUNT_ABI_R_HOST_POLICY : SHUNT_ABI_R_NONE;
 	memcpy(m->nic, peer->shown_nic, sizeof(m->nic));
 	memcpy(m->name, peer->name, sizeof(m->name));
 	memcpy(m->label, peer->label, sizeof(m->label));

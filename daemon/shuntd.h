@@ -8,10 +8,11 @@
  * operators) only record facts in the objects below. After each round of handlers daemon_settle()
  * runs once and acts on the facts, in this order:
  *
- *   1. roster_update(): what each guest must be told of the others is queued;
- *   2. pair_step(): each pair moves to the state the facts call for, queueing LINK_OPEN/LINK_CLOSE;
- *   3. the state file is written, if anything in it changed;
- *   4. the guests' messages are released (consumer index) and the queued ones are published.
+ *   1. hostpolicy_fresh(), if a link is about to be made: what the host enforces is looked at again;
+ *   2. roster_update(): what each guest must be told of the others is queued;
+ *   3. pair_step(): each pair moves to the state the facts call for, queueing LINK_OPEN/LINK_CLOSE;
+ *   4. the state file is written, if anything in it changed;
+ *   5. the guests' messages are released (consumer index) and the queued ones are published.
  *
  * So a daemon killed at any point finds on restart a state file that is never behind what
  * guests were told, and messages it had not recorded are still in the mailbox.
@@ -31,6 +32,7 @@
 
 #include "core/ring.h"
 #include "daemon/config.h"
+#include "daemon/hostpolicy.h"
 #include "daemon/msg.h"
 #include "daemon/qmp.h"
 #include "daemon/segment.h"
@@ -142,6 +144,7 @@ struct vm {
 	struct shunt_abi_mac new_nic[SHUNT_ABI_NICS_MAX];	/* while identifying */
 	unsigned int new_nics;
 	json_t *devices;	/* ids of our devices in this QEMU, while identifying */
+	struct vm_host host;
 
 	struct uplink uplink;
 	bool hello;		/* the guest's module has said HELLO and not BYE */
@@ -217,6 +220,7 @@ struct shuntd {
 	struct vm_list vms;
 	struct pair_list pairs;
 	struct control *control;
+	struct hostpolicy *hostpolicy;
 	sd_event_source *tick, *settle, *watch;
 	int lock_fd, watch_fd;
 	bool dirty;		/* facts of VMs or policy changed: rosters are behind, and the state file */
@@ -295,6 +299,7 @@ struct pair *pair_find_segment(struct shuntd *d, uint64_t segment_id, const stru
 struct pair *pair_new(struct shuntd *d, struct vm *a, struct vm *b);
 void pair_free(struct pair *p);
 void pair_step_all(struct shuntd *d);
+bool pair_any_due(struct shuntd *d);
 void pair_vm_links_dead(struct vm *vm, uint32_t reason);
 void pair_vm_process_exited(struct vm *vm);
 void pair_link_state(struct vm *vm, const struct shunt_abi_msg_link_state *m);

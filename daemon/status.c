@@ -105,6 +105,9 @@ static json_t *notes_json(const struct vm *vm)
 	if (vm->identified && !vm->kvm && vm->max_cpus == 1)
 		note(list, "emulated with one vCPU, QEMU does not order memory between VMs: start it with "
 		     "-smp 1,maxcpus=2");
+	if (vm->host.judged && *vm->host.obstacle && hostpolicy_obeyed(vm))
+		note(list, "no links: %s. Take that away, or allow bypassing it: host_policy, host_policies in "
+		     "shuntd.conf", vm->host.obstacle);
 	if (vm->hello && vm->running && u->liveness_at && now_usec(vm->d) - u->liveness_at > SILENT_USEC)
 		note(list, "no sign of life from its module for %llu s",
 		     (unsigned long long)((now_usec(vm->d) - u->liveness_at) / 1000000));
@@ -130,6 +133,19 @@ static void add_uplink(json_t *o, const struct vm *vm)
 				      (json_int_t)u->breaks, "inert_fds", (int)vm->inert_sent));
 }
 
+/* What is known of its NICs on this host. */
+static json_t *host_json(const struct vm *vm)
+{
+	const struct vm_host *v = &vm->host;
+	json_t *taps = json_array();
+
+	for (size_t i = 0; i < v->taps.n; i++)
+		json_array_append_new(taps, *v->taps.tap[i].name ? json_string(v->taps.tap[i].name) :
+				      json_sprintf("ifindex %d", v->taps.tap[i].index));
+	return json_pack("{s:b, s:b, s:o, s:s}", "judged", v->judged, "obeyed", hostpolicy_obeyed(vm), "taps", taps,
+			 "obstacle", v->obstacle);
+}
+
 static json_t *vm_json(const struct vm *vm)
 {
 	const char *detail;
@@ -144,6 +160,7 @@ static json_t *vm_json(const struct vm *vm)
 	json_object_set_new(o, "kernel", json_string(vm->hello ? vm->kernel : ""));
 	json_object_set_new(o, "generation", hex(vm->hello ? vm->generation : 0));
 	json_object_set_new(o, "notes", notes_json(vm));
+	json_object_set_new(o, "host_policy", host_json(vm));
 	json_object_set_new(o, "served", json_boolean(!reason));
 	json_object_set_new(o, "reason", reason_json(reason, detail));
 	add_uplink(o, vm);
@@ -205,6 +222,10 @@ static json_t *no_pair_json(struct vm *a, struct vm *b)
 		reason = vm_why_not(a, &detail);
 	if (!reason)
 		reason = vm_why_not(b, &detail);
+	if (!reason && hostpolicy_obstacle(a, b)) {
+		reason = SHUNT_ABI_R_HOST_POLICY;
+		detail = hostpolicy_obstacle(a, b);
+	}
 	if (!reason)
 		reason = SHUNT_ABI_R_IDLE;
 	return json_pack("{s:s, s:s, s:s, s:s, s:o}", "a", a->name, "b", b->name, "state", "none", "path",

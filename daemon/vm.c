@@ -150,6 +150,7 @@ static void vm_gone(struct vm *vm)
 	vm->state = VM_GONE;
 	vm->pid = 0;
 	vm->identified = false;
+	memset(&vm->host, 0, sizeof(vm->host));
 	vm->reason = 0;
 	snprintf(vm->detail, sizeof(vm->detail), "its QEMU exited");
 	vm->inert_due = vm->inert_asked = vm->inert_sent = 0;

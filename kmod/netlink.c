@@ -146,6 +146,7 @@ static int put_peer(struct sk_buff *msg, struct shunt_peer *peer)
 	    nla_put_string(msg, SHUNT_A_PEER_LABEL, peer->label) ||
 	    nla_put_u64_64bit(msg, SHUNT_A_PEER_GENERATION, peer->generation, SHUNT_A_PAD) ||
 	    nla_put(msg, SHUNT_A_PEER_MACS, peer->macs * ETH_ALEN, peer->mac) ||
+	    nla_put_u32(msg, SHUNT_A_PEER_REASON, peer->reason) ||
 	    nla_put_u64_64bit(msg, SHUNT_A_PEER_NET_FRAMES, atomic64_read(&peer->net_frames),
 			      SHUNT_A_PAD))
 		return -EMSGSIZE;

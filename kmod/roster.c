@@ -161,6 +161,7 @@ static int roster_add(const struct shunt_abi_msg_roster *msg)
 	strscpy(peer->name, msg->name, sizeof(peer->name));
 	strscpy(peer->label, msg->label, sizeof(peer->label));
 	peer->generation = msg->generation;
+	peer->reason = msg->reason;
 	peer->stale = false;
 	if (!same_macs(peer, msg)) {
 		peer_unhash(peer);

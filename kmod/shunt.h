@@ -62,6 +62,7 @@ struct shunt_peer {
 	struct list_head list;		/* shunt_peers; shunt_mutex */
 	u32 vm_id;
 	u64 generation;
+	u32 reason;			/* enum shunt_abi_reason: why the host makes no link with it */
 	char name[SHUNT_ABI_NAME_MAX];
 	char label[SHUNT_ABI_NAME_MAX];
 	u32 macs;

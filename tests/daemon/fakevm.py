@@ -5,6 +5,7 @@ The process is a child, driven by FakeVM over a socket pair: JSON lines both way
 descriptors it was given, as QEMU does, so that a restarted shuntd can take them back.
 """
 import ctypes
+import fcntl
 import json
 import mmap
 import os
@@ -23,7 +24,7 @@ EVENT_TIMEOUT = 10.0
 HELLO, ROSTER_ACK, WANT, LINK_STATE, BYE, STATS = range(1, 7)
 WELCOME, ROSTER, LINK_OPEN, LINK_CLOSE, STATS_GET, REFUSE = range(65, 71)
 R_PEER_CLOSED, R_PEER_DEAD, R_DETACHED, R_UNLOAD, R_DEVICE_GONE, R_POLICY, R_BROKEN_INDEX = range(1, 8)
-R_BAR, R_VERSION = 15, 11
+R_BAR, R_VERSION, R_HOST_POLICY = 15, 11, 20
 DOWN, OPENING, UP, STALLED, CLOSING, CLOSED, BROKEN = range(7)
 ROSTER_RESET, ROSTER_ADD, ROSTER_DEL, ROSTER_SYNC = range(1, 5)
 
@@ -88,6 +89,13 @@ class Ring:
         return self.cons.value == self.prod.value
 
 
+def open_tap(name):
+    """Make a tap, or attach to it, as QEMU does."""
+    fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
+    fcntl.ioctl(fd, 0x400454ca, struct.pack("16sH22x", name.encode(), 0x5002))   # TUNSETIFF: tap, no_pi, vnet_hdr
+    return fd
+
+
 class Device:
     """What QEMU holds of one ivshmem device."""
 
@@ -139,6 +147,7 @@ class Child:
         self.stats = {}
         self.peers = {}         # segment: the peer's member id
         self.auto = opts.get("auto", True)
+        self.taps = [open_tap(name) for name in opts.get("taps", [])]
         self.listener = socket.socket(socket.AF_UNIX)
         if os.path.exists(opts["qmp"]):
             os.unlink(opts["qmp"])
@@ -339,9 +348,9 @@ class Child:
             self.say(event="welcome", version=version, vm_id=vm_id, generation=gen, name=text(name),
                      label=text(label), host=text(host), nics=nics)
         elif kind == ROSTER:
-            rgen, op, vm_id, gen, _, nics, _, name, label = struct.unpack_from("<QIIQQII64s64s", m, 8)
+            rgen, op, vm_id, gen, _, nics, why, name, label = struct.unpack_from("<QIIQQII64s64s", m, 8)
             self.say(event="roster", roster_gen=rgen, op=op, vm_id=vm_id, generation=gen, nics=nics,
-                     name=text(name), label=text(label),
+                     name=text(name), label=text(label), reason=why,
                      macs=[m[176 + 8 * i:182 + 8 * i].hex(":") for i in range(nics)])
             if op == ROSTER_SYNC and self.auto:
                 self.post(ROSTER_ACK, struct.pack("<Q", rgen))
@@ -433,6 +442,9 @@ class Child:
     def do_auto(self, on):
         self.auto = on
 
+    def do_open_tap(self, name):
+        self.taps.append(open_tap(name))
+
     def do_opt(self, key, value):
         self.opts[key] = value
 
@@ -465,7 +477,7 @@ class FakeVM:
 
     Options: name, qmp (socket path), macs, busy (never greets), no_ivshmem, no_slot, ports ({id: room}:
     a q35 with these root ports), hold (chardev-add does not connect until connect_held), auto (answers
-    LINK_OPEN, LINK_CLOSE and the roster as a healthy guest does; default true).
+    LINK_OPEN, LINK_CLOSE and the roster as a healthy guest does; default true), taps (names of taps it holds).
     """
 
     def __init__(self, **opts):

@@ -36,6 +36,8 @@ class Shuntd:
     def configure(self, config):
         with open(self.conf, "w") as f:
             f.write(f'runtime_dir = "{self.rt}";\nhost = "testhost";\nlog_level = "debug";\n{config}\n')
+            if "host_policy" not in config:
+                f.write('host_policy = "ignore";\n')   # pretended VMs have no taps
 
     def start(self):
         self.proc = subprocess.Popen([SHUNTD, "-c", self.conf], stderr=subprocess.PIPE, text=True)

@@ -50,6 +50,7 @@ static void test_defaults(void **state)
 	assert_int_equal(c->ring_size, 512 << 10);
 	assert_int_equal(c->release_timeout_ms, 5000);
 	assert_int_equal(c->n_labels, 0);
+	assert_string_equal(c->host_policy, "respect");
 	shunt_config_free(c);
 }
 
@@ -62,6 +63,9 @@ static void test_everything(void **state)
 	assert_int_equal(load("plug = \"eager\"; pair_size = \"32M\"; ring_size = 1048576;\n"
 			      "labels = ( { vm = \"web*\"; label = \"dmz\"; },\n"
 			      "           { mac = \"52:54:00:AA:bb:01\"; label = \"db\"; } );\n"
+			      "host_policy = \"ignore\";\n"
+			      "host_policies = ( { vm = \"web*\"; host_policy = \"respect\"; },\n"
+			      "                  { vm = \"*\"; host_policy = \"ignore\"; } );\n"
 			      "allow = ( (\"dmz\", \"db\") );\n", &c, err, sizeof(err)), 0);
 	assert_true(shunt_config_eager(c));
 	assert_int_equal(c->pair_size, 32 << 20);
@@ -69,6 +73,10 @@ static void test_everything(void **state)
 	assert_string_equal(c->labels[1].mac, "52:54:00:aa:bb:01");
 	assert_int_equal(c->n_allow, 1);
 	assert_string_equal(c->allow[0].label[1], "db");
+	assert_string_equal(c->host_policy, "ignore");
+	assert_int_equal(c->n_host_policies, 2);
+	assert_string_equal(c->host_policies[0].vm, "web*");
+	assert_true(!c->host_policies[0].ignore && c->host_policies[1].ignore);
 	shunt_config_free(c);
 }
 
@@ -97,6 +105,9 @@ static void test_errors(void **state)
 	expect_error("labels = ( { mac = \"52:54\"; label = \"b\"; } );\n", 1, "no MAC address");
 	expect_error("allow = ( (\"a\") );\n", 1, "this one has 1");
 	expect_error("allow = ( \"a\" );\n", 1, "each entry is");
+	expect_error("host_policy = \"off\";\n", 1, "allowed: \"respect\", \"ignore\"");
+	expect_error("host_policies = (\n{ vm = \"a\"; } );\n", 2, "each entry is");
+	expect_error("host_policies = ( { vm = \"a\"; host_policy = \"no\"; } );\n", 1, "allowed: \"respect\"");
 }
 
 static void test_missing(void **state)

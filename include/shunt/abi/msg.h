@@ -110,7 +110,7 @@ struct shunt_abi_msg_roster {
 	__u64 generation;	/* of the peer's module; 0: it has none (yet): no link possible */
 	__u64 features;
 	__u32 nics;
-	__u32 reserved;
+	__u32 reason;		/* enum shunt_abi_reason: why there is no link with it now, 0: none known */
 	char name[SHUNT_ABI_NAME_MAX];
 	char label[SHUNT_ABI_NAME_MAX];
 	struct shunt_abi_mac nic[SHUNT_ABI_NICS_MAX];
@@ -173,6 +173,7 @@ enum shunt_abi_reason {
 	SHUNT_ABI_R_DOORBELLS = 17,	/* the peer rang without reason, too often */
 	SHUNT_ABI_R_TIMEOUT = 18,	/* the other side did not answer in time */
 	SHUNT_ABI_R_IDLE = 19,		/* not enough traffic yet */
+	SHUNT_ABI_R_HOST_POLICY = 20,	/* the host enforces something on an end's network port */
 	SHUNT_ABI_R_MAX
 };
 

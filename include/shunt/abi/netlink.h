@@ -56,6 +56,7 @@ enum shunt_genl_attr {
 	SHUNT_A_LINK_RING_TX_USED,	/* u64: bytes not yet consumed by the peer */
 	SHUNT_A_LINK_AGE_MS,	/* u64: since the last state change */
 	SHUNT_A_SEGMENT_KIND,	/* u32, enum shunt_abi_kind: of the uplink (STATUS), of the link (PEER) */
+	SHUNT_A_PEER_REASON,	/* u32, enum shunt_abi_reason: why shuntd makes no link with it, 0: none known */
 	__SHUNT_A_MAX
 };
 #define SHUNT_A_MAX (__SHUNT_A_MAX - 1)

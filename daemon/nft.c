@@ -1,0 +1,374 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Packet filters of nftables that frames between taps pass: netdev chains on a tap, bridge chains, and,
+ * where br_netfilter lends bridged frames to them, the chains of ip, ip6 and inet. Programs that speak
+ * nftables underneath (iptables-nft, ebtables-nft, firewalld, libvirt) are seen the same way.
+ *
+ * Rules are not interpreted, with one exception: one that is bound to other interfaces (iifname, oifname,
+ * iif, oif, ibrname, obrname equal to something) does not concern a tap it does not name. Without that, a rule for
+ * one VM would be an obstacle for all. Chains that are only jumped to need no look: the jump is a rule.
+ */
+#include <arpa/inet.h>
+#include <linux/netfilter.h>
+#include <linux/netfilter/nf_tables.h>
+#include <linux/netfilter/nfnetlink.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "daemon/cleanup.h"
+#include "daemon/hostnet.h"
+#include "daemon/netlink.h"
+
+#define NAME_LEN NFT_NAME_MAXLEN
+#define REGISTERS 32u
+
+struct chain {
+	uint8_t family;
+	uint32_t hook;
+	uint32_t uses;		/* rules in it: nothing can jump to a base chain */
+	bool drops;		/* by policy */
+	char table[NAME_LEN], name[NAME_LEN];
+	char dev[8][IFNAMSIZ];
+	size_t n_dev;
+};
+
+struct chains {
+	struct chain *list;
+	size_t n;
+};
+
+struct reader {
+	struct hostnet *h;
+	struct netlink n;
+	bool call4, call6;	/* br_netfilter's sysctls */
+};
+
+/* What a rule says of interfaces it is bound to. */
+struct binding {
+	bool port, bridge;	/* bound to one at all */
+	bool port_matches, bridge_matches;	/* the device asked about is one of them */
+};
+
+static const char *family_name(uint8_t family)
+{
+	switch (family) {
+	case NFPROTO_NETDEV:
+		return "netdev";
+	case NFPROTO_BRIDGE:
+		return "bridge";
+	case NFPROTO_INET:
+		return "inet";
+	case NFPROTO_IPV6:
+		return "ip6";
+	default:
+		return "ip";
+	}
+}
+
+static void copy_text(char *to, size_t size, const struct nlattr *a)
+{
+	snprintf(to, size, "%.*s", (int)mnl_attr_get_payload_len(a), (const char *)mnl_attr_get_payload(a));
+}
+
+static uint32_t be32(const struct nlattr *a)
+{
+	return mnl_attr_get_payload_len(a) == 4 ? ntohl(mnl_attr_get_u32(a)) : 0;
+}
+
+/* --- chains --- */
+
+static void add_dev(struct chain *c, const struct nlattr *a)
+{
+	if (c->n_dev < sizeof(c->dev) / sizeof(c->dev[0]))
+		copy_text(c->dev[c->n_dev], IFNAMSIZ, a);
+	c->n_dev++;
+}
+
+static void chain_hook(struct chain *c, const struct nlattr *hook)
+{
+	const struct nlattr *a, *d;
+
+	mnl_attr_for_each_nested(a, hook)
+		switch (mnl_attr_get_type(a)) {
+		case NFTA_HOOK_HOOKNUM:
+			c->hook = be32(a);
+			break;
+		case NFTA_HOOK_DEV:
+			if (!c->n_dev)
+				add_dev(c, a);
+			break;
+		case NFTA_HOOK_DEVS:
+			c->n_dev = 0;
+			mnl_attr_for_each_nested(d, a)
+				add_dev(c, d);
+			break;
+		}
+}
+
+static int on_chain(const struct nlmsghdr *m, void *data)
+{
+	const struct nfgenmsg *g = mnl_nlmsg_get_payload(m);
+	struct chains *all = data;
+	struct chain c = { .family = g->nfgen_family };
+	const struct nlattr *a;
+	bool base = false;
+
+	mnl_attr_for_each(a, m, sizeof(*g))
+		switch (mnl_attr_get_type(a)) {
+		case NFTA_CHAIN_TABLE:
+			copy_text(c.table, sizeof(c.table), a);
+			break;
+		case NFTA_CHAIN_NAME:
+			copy_text(c.name, sizeof(c.name), a);
+			break;
+		case NFTA_CHAIN_HOOK:
+			base = true;
+			chain_hook(&c, a);
+			break;
+		case NFTA_CHAIN_POLICY:
+			c.drops = be32(a) != NF_ACCEPT;
+			break;
+		case NFTA_CHAIN_USE:
+			c.uses = be32(a);
+			break;
+		}
+	if (!base || (!c.uses && !c.drops))
+		return MNL_CB_OK;
+	all->list = realloc(all->list, (all->n + 1) * sizeof(c));
+	all->list[all->n++] = c;
+	return MNL_CB_OK;
+}
+
+/* --- rules --- */
+
+/* "vnet*" is compared without its end, a whole name with it. */
+static bool name_matches(const struct nlattr *value, const char *name)
+{
+	return !strncmp(mnl_attr_get_payload(value), name, mnl_attr_get_payload_len(value));
+}
+
+static bool index_matches(const struct nlattr *value, int index)
+{
+	return mnl_attr_get_payload_len(value) == 4 && mnl_attr_get_u32(value) == (uint32_t)index;
+}
+
+/* One comparison of an interface with something. */
+static void bind_to(struct binding *b, uint32_t key, const struct nlattr *value, const struct host_port *p,
+		    const struct host_port *bridge, bool bridged)
+{
+	const struct host_port *subject = bridged ? p : bridge;	/* br_netfilter shows the bridge as the device */
+
+	switch (key) {
+	case NFT_META_IIFNAME:
+	case NFT_META_OIFNAME:
+		b->port = true;
+		b->port_matches |= subject && name_matches(value, subject->name);
+		break;
+	case NFT_META_IIF:
+	case NFT_META_OIF:
+		b->port = true;
+		b->port_matches |= subject && index_matches(value, subject->index);
+		break;
+	case NFT_META_BRI_IIFNAME:
+	case NFT_META_BRI_OIFNAME:
+		b->bridge = true;
+		b->bridge_matches |= bridge && name_matches(value, bridge->name);
+		break;
+	}
+}
+
+struct rule_check {
+	const struct host_port *p, *bridge;
+	bool bridged;		/* the bridge family: devices are ports */
+	uint32_t key[REGISTERS];	/* what was last loaded into a register, plus one */
+	struct binding b;
+};
+
+static const struct nlattr *nested(const struct nlattr *in, uint16_t type)
+{
+	const struct nlattr *a;
+
+	if (in)
+		mnl_attr_for_each_nested(a, in)
+			if (mnl_attr_get_type(a) == type)
+				return a;
+	return NULL;
+}
+
+static void check_expr(struct rule_check *c, const char *name, const struct nlattr *data)
+{
+	const struct nlattr *key = nested(data, NFTA_META_KEY), *reg = nested(data, NFTA_META_DREG);
+	const struct nlattr *value;
+
+	if (!strcmp(name, "meta") && key && reg && be32(reg) < REGISTERS) {
+		c->key[be32(reg)] = be32(key) + 1;
+		return;
+	}
+	if (strcmp(name, "cmp"))
+		return;
+	reg = nested(data, NFTA_CMP_SREG);
+	key = nested(data, NFTA_CMP_OP);
+	value = nested(nested(data, NFTA_CMP_DATA), NFTA_DATA_VALUE);
+	if (reg && key && value && be32(key) == NFT_CMP_EQ && be32(reg) < REGISTERS && c->key[be32(reg)])
+		bind_to(&c->b, c->key[be32(reg)] - 1, value, c->p, c->bridge, c->bridged);
+}
+
+/* Whether a rule may concern a tap: it is bound to no interface, or to this one. */
+static bool concerns(const struct hostnet *h, const struct host_port *p, const struct nlattr *exprs, bool bridged)
+{
+	struct rule_check c = { .p = p, .bridge = hostnet_find_index(h, p->master), .bridged = bridged };
+	const struct nlattr *e;
+
+	mnl_attr_for_each_nested(e, exprs) {
+		const struct nlattr *name = nested(e, NFTA_EXPR_NAME), *data = nested(e, NFTA_EXPR_DATA);
+
+		if (name && data)
+			check_expr(&c, mnl_attr_get_payload(name), data);
+	}
+	if (c.b.port)
+		return c.b.port_matches;
+	return !c.b.bridge || c.b.bridge_matches;
+}
+
+struct rules {
+	struct hostnet *h;
+	const struct chain *c;
+	const struct reader *r;
+};
+
+static bool is_bridge_port(const struct host_port *p)
+{
+	return p->is_port && !strcmp(p->kind, "tun");
+}
+
+static void object(struct host_port *p, const struct chain *c)
+{
+	hostnet_object(p, "nftables: table %s %.40s, chain %.40s", family_name(c->family), c->table, c->name);
+}
+
+/* Whether frames bridged from or to a tap pass the hook of a chain. */
+static bool in_scope(const struct reader *r, const struct chain *c, const struct host_port *p)
+{
+	const struct host_port *bridge = hostnet_find_index(r->h, p->master);
+	bool call4 = r->call4 || (bridge && bridge->call_iptables);
+	bool call6 = r->call6 || (bridge && bridge->call_ip6tables);
+
+	if (!is_bridge_port(p))
+		return false;
+	switch (c->family) {
+	case NFPROTO_BRIDGE:
+		return true;
+	case NFPROTO_IPV4:
+		return call4;
+	case NFPROTO_IPV6:
+		return call6;
+	case NFPROTO_INET:
+		return call4 || call6;
+	default:
+		return false;
+	}
+}
+
+static int on_rule(const struct nlmsghdr *m, void *data)
+{
+	const struct rules *r = data;
+	const struct nlattr *a, *exprs = NULL;
+
+	mnl_attr_for_each(a, m, sizeof(struct nfgenmsg))
+		if (mnl_attr_get_type(a) == NFTA_RULE_EXPRESSIONS)
+			exprs = a;
+	for (size_t i = 0; i < r->h->n; i++) {
+		struct host_port *p = &r->h->port[i];
+
+		if (*p->obstacle || !in_scope(r->r, r->c, p))
+			continue;
+		if (!exprs || concerns(r->h, p, exprs, r->c->family == NFPROTO_BRIDGE))
+			object(p, r->c);
+	}
+	return MNL_CB_OK;
+}
+
+/* A chain bound to devices: they are named. */
+static void judge_device_chain(struct reader *r, const struct chain *c)
+{
+	for (size_t i = 0; i < r->h->n; i++)
+		for (size_t k = 0; k < c->n_dev; k++)
+			if (k >= sizeof(c->dev) / sizeof(c->dev[0]) || !strcmp(c->dev[k], r->h->port[i].name)) {
+				object(&r->h->port[i], c);	/* more devices than were kept: all */
+				break;
+			}
+}
+
+static int judge_chain(struct reader *r, const struct chain *c)
+{
+	struct rules rules = { .h = r->h, .c = c, .r = r };
+	char buf[NETLINK_REQUEST_BYTES];
+	struct nfgenmsg *g;
+	struct nlmsghdr *m;
+
+	if (c->family == NFPROTO_NETDEV || (c->family == NFPROTO_INET && c->hook == NF_INET_INGRESS)) {
+		judge_device_chain(r, c);
+		return 0;
+	}
+	if (c->hook != NF_INET_PRE_ROUTING && c->hook != NF_INET_FORWARD && c->hook != NF_INET_POST_ROUTING)
+		return 0;	/* the host's own traffic; numbers are the same in all families */
+	for (size_t i = 0; i < r->h->n && c->drops; i++)
+		if (in_scope(r, c, &r->h->port[i]))
+			object(&r->h->port[i], c);
+	if (!c->uses)
+		return 0;
+	m = netlink_request(buf, NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETRULE, sizeof(*g), &g);
+	g->nfgen_family = c->family;
+	g->version = NFNETLINK_V0;
+	mnl_attr_put_strz(m, NFTA_RULE_TABLE, c->table);
+	mnl_attr_put_strz(m, NFTA_RULE_CHAIN, c->name);
+	return netlink_dump(&r->n, m, on_rule, &rules);
+}
+
+static bool sysctl_set(const char *name)
+{
+	char path[96];
+	_cleanup_file_ FILE *f = NULL;
+
+	snprintf(path, sizeof(path), "/proc/sys/net/bridge/%s", name);
+	f = fopen(path, "re");
+	return f && fgetc(f) == '1';
+}
+
+static int read_chains(struct reader *r, struct chains *all)
+{
+	char buf[NETLINK_REQUEST_BYTES];
+	struct nfgenmsg *g;
+	struct nlmsghdr *m = netlink_request(buf, NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETCHAIN, sizeof(*g), &g);
+	int error = netlink_open(&r->n, NETLINK_NETFILTER);
+
+	g->nfgen_family = NFPROTO_UNSPEC;
+	g->version = NFNETLINK_V0;
+	if (!error)
+		error = netlink_dump(&r->n, m, on_chain, all);
+	if (error == -EINVAL || error == -EPROTONOSUPPORT || error == -EOPNOTSUPP)
+		error = 0;	/* this kernel has no nftables: so no rules */
+	return error;
+}
+
+/** nft_read() - Note what nftables enforces on each tap of the snapshot. */
+void nft_read(struct hostnet *h)
+{
+	struct reader r = {
+		.h = h,
+		.call4 = sysctl_set("bridge-nf-call-iptables"),
+		.call6 = sysctl_set("bridge-nf-call-ip6tables"),
+	};
+	struct chains all = { 0 };
+	int error = read_chains(&r, &all);
+
+	for (size_t i = 0; i < all.n && !error; i++) {
+		error = judge_chain(&r, &all.list[i]);
+		if (error == -ENOENT)	/* deleted meanwhile; its event is on the way */
+			error = 0;
+	}
+	if (error)
+		hostnet_blind(h, "nftables", -error);
+	free(all.list);
+	netlink_close(&r.n);
+}
