@@ -12,6 +12,7 @@
 /* 6.6 split the page pool's header. */
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 6, 0)
 #include <net/page_pool/helpers.h>
+#include <net/tcx.h>
 #else
 #include <net/page_pool.h>
 #endif
@@ -39,11 +40,17 @@ static inline void shunt_dummy_netdev_free(struct net_device *dev)
 #endif
 }
 
-/* 6.6 replaced the pair of mini qdiscs by tcx entries. */
+/*
+ * Is there a tc program or filter on egress? 6.6 replaced the mini qdisc by a tcx entry, which holds
+ * BPF programs of its own beside that mini qdisc, and is there for a clsact without filters too.
+ * Context: RCU read side, plain or bh; an entry is freed after a grace period.
+ */
 static inline bool shunt_dev_has_tc_egress(const struct net_device *dev)
 {
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 6, 0)
-	return rcu_access_pointer(dev->tcx_egress);
+	struct bpf_mprog_entry *entry = rcu_dereference_check(dev->tcx_egress, rcu_read_lock_bh_held());
+
+	return entry && (READ_ONCE(entry->parent->count) || rcu_access_pointer(tcx_entry(entry)->miniq));
 #else
 	return rcu_access_pointer(dev->miniq_egress);
 #endif
