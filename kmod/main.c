@@ -9,6 +9,7 @@
 
 DEFINE_MUTEX(shunt_mutex);
 struct workqueue_struct *shunt_wq;
+struct workqueue_struct *shunt_flush_wq;
 struct net_device *shunt_napi_dev;
 
 uint shunt_plug_rate = 32;
@@ -57,10 +58,14 @@ static int __init shunt_init(void)
 	shunt_wq = alloc_ordered_workqueue("shunt", WQ_MEM_RECLAIM);
 	if (!shunt_wq)
 		goto err_netdev;
+	/* shunt_wq waits for it, so it has to make progress without memory as well. */
+	shunt_flush_wq = alloc_workqueue("shunt-flush", WQ_HIGHPRI | WQ_MEM_RECLAIM, 0);
+	if (!shunt_flush_wq)
+		goto err_wq;
 	shunt_uplink_init();
 	err = shunt_poller_start();
 	if (err)
-		goto err_wq;
+		goto err_flush_wq;
 	err = shunt_nic_init();
 	if (err)
 		goto err_poller;
@@ -78,6 +83,8 @@ err_nic:
 	shunt_nic_exit();
 err_poller:
 	shunt_poller_stop();
+err_flush_wq:
+	destroy_workqueue(shunt_flush_wq);
 err_wq:
 	destroy_workqueue(shunt_wq);
 err_netdev:
@@ -97,6 +104,7 @@ static void __exit shunt_exit(void)
 	shunt_device_unregister();
 	shunt_poller_stop();
 	shunt_uplink_exit();
+	destroy_workqueue(shunt_flush_wq);
 	destroy_workqueue(shunt_wq);
 	shunt_dummy_netdev_free(shunt_napi_dev);
 }

@@ -40,6 +40,7 @@
 
 extern struct mutex shunt_mutex;		/* all control state */
 extern struct workqueue_struct *shunt_wq;	/* ordered */
+extern struct workqueue_struct *shunt_flush_wq;	/* held frames */
 
 /* ---- knobs (main.c): module parameters, writable ---- */
 extern uint shunt_plug_rate;

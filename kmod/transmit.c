@@ -340,7 +340,7 @@ void shunt_transmit_stop(struct shunt_link *link, bool stalled)
 	flush = stop_locked(link, stalled);
 	spin_unlock_bh(&link->tx_lock);
 	if (flush)
-		queue_work(system_highpri_wq, &link->flush);
+		queue_work(shunt_flush_wq, &link->flush);
 }
 
 /**
@@ -402,5 +402,5 @@ void shunt_transmit_hold_timer(struct timer_list *t)
 	}
 	spin_unlock(&link->tx_lock);
 	if (flush)
-		queue_work(system_highpri_wq, &link->flush);
+		queue_work(shunt_flush_wq, &link->flush);
 }
