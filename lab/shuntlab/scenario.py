@@ -16,6 +16,7 @@ A test passes if it returns, and the kernel logs of all guests are clean afterwa
 it, or says @damages: then the next one gets a fresh boot (as after any failure).
 """
 import dataclasses
+import importlib.util
 import json
 import os
 import re
@@ -25,11 +26,11 @@ import threading
 import time
 
 from . import agent, daemon, host, lab as labs, state, vm as vms
-from .paths import TOP, LabError
+from .paths import LAB, TOP, LabError
 from .qmp import Qmp
 
 __all__ = ["Background", "Failed", "Host", "Lab", "Result", "Skip", "Vm", "allows", "damages", "expect", "expect_equal",
-           "limit", "soak", "wait_until"]
+           "limit", "others", "soak", "wait_until"]
 
 
 class Failed(AssertionError):
@@ -65,6 +66,14 @@ def allows(*patterns):
 def soak(full, quick):
     """@full under `make soak`, else @quick."""
     return full if os.environ.get("SHUNT_SOAK") else quick
+
+
+def others(name):
+    """The module of another scenario file, for one that runs its tests in another set-up."""
+    spec = importlib.util.spec_from_file_location(name, LAB / "scenarios" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def expect(condition, message):
