@@ -153,7 +153,8 @@ int shunt_rec_reserve(struct shunt_producer *p, __u32 len, void **ret)
 	err = producer_need(p, skip + total);
 	if (err)
 		return err;
-	if (SHUNT_UNLIKELY(p->cons & (SHUNT_ABI_REC_ALIGN - 1))) {
+	/* the peer's index, or an own one that was adopted from shared memory: a header would straddle the end */
+	if (SHUNT_UNLIKELY((p->cons | p->head) & (SHUNT_ABI_REC_ALIGN - 1))) {
 		p->broken = 1;
 		return -EPROTO;
 	}

@@ -104,6 +104,14 @@ static void bad_cons(void **state)
 	assert_int_equal(rig_put(&r, 0, 0), -EPROTO);
 	expect_broken_producer(&r);
 	rig_down(&r);
+	/* a restarted end's own index, from shared memory: the SKIP before the end would reach beyond it */
+	rig_up(&r, 4096);
+	r.ctl->prod = 4096 - 7;
+	r.ctl->cons = 4096 - 16;
+	assert_int_equal(shunt_producer_adopt(&r.p, r.ctl, r.ext[0], 4096), 0);
+	assert_int_equal(rig_put(&r, 100, 0), -EPROTO);
+	expect_broken_producer(&r);
+	rig_down(&r);
 }
 
 /* Somebody else wrote @prod, which only the producer writes. */
