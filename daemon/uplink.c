@@ -26,6 +26,7 @@
 #define BUDGET 256u		/* per tick */
 #define COST_HELLO 32u		/* makes work for others */
 #define OUT_MAX 4096u		/* messages waiting for a guest that does not read */
+#define SEND_TRIES 8		/* looks for room in one go, while the guest makes some */
 
 /** uplink_ready() - Plugged and in order. */
 bool uplink_ready(const struct vm *vm)
@@ -257,11 +258,12 @@ static int push(struct uplink *u)
 static void send_out(struct vm *vm)
 {
 	struct uplink *u = &vm->uplink;
-	int r;
+	int r, tries = SEND_TRIES;
 
+	/* A guest that moves its index all the while is sent the rest after the next event, the tick at the latest. */
 	do
 		r = push(u);
-	while (r == -ENOSPC && !shunt_producer_arm(&u->down));
+	while (r == -ENOSPC && !shunt_producer_arm(&u->down) && --tries);
 	if (r && r != -ENOSPC) {
 		uplink_break(vm, SHUNT_ABI_R_BROKEN_INDEX, "impossible mailbox index");
 		drop_out(u);
