@@ -18,7 +18,7 @@ UNIT :=
 LINTERS :=
 CLEAN :=
 
-include $(sort $(wildcard core/module.mk daemon/module.mk cli/module.mk lib/module.mk kmod/module.mk tests/module.mk tests/lint/module.mk docs/assumptions/module.mk lab/module.mk bench/module.mk man/module.mk))
+include $(sort $(wildcard core/module.mk daemon/module.mk cli/module.mk lib/module.mk kmod/module.mk tests/module.mk tests/fuzz/module.mk tests/lint/module.mk docs/assumptions/module.mk lab/module.mk bench/module.mk man/module.mk))
 
 .PHONY: all help clean lint install install-module
 PREFIX ?= /usr
