@@ -35,7 +35,7 @@ $(FUZZ_CORE_TARGETS:%=$(FUZZ_BUILD)/%): $(FUZZ_BUILD)/%: $(FUZZ_BUILD)/tests/fuz
 	$(or $(FUZZ_CC),$(CC)) $(FUZZ_FLAGS) -o $@ $^
 $(FUZZ_DAEMON_TARGETS:%=$(FUZZ_BUILD)/%): $(FUZZ_BUILD)/%: $(FUZZ_BUILD)/tests/fuzz/%.o $(FUZZ_CORE_OBJS) \
 		$(FUZZ_DAEMON_OBJS) $(FUZZ_ENGINE_OBJS)
-	$(or $(FUZZ_CC),$(CC)) $(FUZZ_FLAGS) -Wl,--wrap=now_usec,--wrap=state_save,--wrap=shunt_msg_parse -o $@ $^ $(DAEMON_LIBS)
+	$(or $(FUZZ_CC),$(CC)) $(FUZZ_FLAGS) @tests/fuzz/world.flags -o $@ $^ $(DAEMON_LIBS)
 
 # What runs in `make check`: a minute, or an hour under `make soak` (tests/fuzz/run looks at SHUNT_SOAK).
 $(FUZZ_BUILD)/all: tests/fuzz/run $(FUZZ_PROGS)
