@@ -40,6 +40,10 @@ static const struct key keys[] = {
 	{ "control_group", KEY_STRING, AT(control_group), .dflt = NULL },
 	{ "control_mode", KEY_STRING, AT(control_mode), .dflt = "0660" },
 	{ "host", KEY_STRING, AT(host), .dflt = NULL },
+	{ "user", KEY_STRING, AT(user), .dflt = NULL },
+	{ "group", KEY_STRING, AT(group), .dflt = NULL },
+	{ "seccomp", KEY_CHOICE, AT(seccomp), .dflt = "kill",
+	  .choices = { "kill", "deny", "log", "off" } },
 	{ "plug", KEY_CHOICE, AT(plug), .dflt = "demand", .choices = { "eager", "demand" } },
 	{ "log_level", KEY_CHOICE, AT(log_level), .dflt = "info",
 	  .choices = { "error", "warning", "info", "debug" } },
@@ -337,6 +341,8 @@ static int check_whole(struct loader *l, const config_setting_t *root)
 	if (l->c->ring_size * 2 > l->c->pair_size / 2)
 		return fail(l, root, "ring_size: two rings of %llu bytes do not fit half of pair_size (%llu)",
 			    (unsigned long long)l->c->ring_size, (unsigned long long)l->c->pair_size);
+	if (l->c->group && !l->c->user)
+		return fail(l, root, "group: goes with user; allowed: user = \"NAME\"; group = \"NAME\";");
 	if (l->c->runtime_dir[0] != '/' || strlen(l->c->runtime_dir) > 60)
 		return fail(l, root, "runtime_dir: an absolute path of at most 60 characters "
 			    "(socket names are limited to 107)");

@@ -31,6 +31,8 @@ struct shunt_config {
 	char *control_group;	/* NULL: the daemon's own */
 	char *control_mode;	/* octal digits */
 	char *host;		/* NULL: the host's name */
+	char *user, *group;	/* NULL: who started it */
+	char *seccomp;		/* "kill", "deny", "log" or "off" */
 	char *plug;		/* "eager" or "demand" */
 	char *log_level;
 	char *default_label;

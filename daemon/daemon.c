@@ -14,6 +14,8 @@
 
 #include "daemon/cleanup.h"
 #include "daemon/log.h"
+#include "daemon/privileges.h"
+#include "daemon/sandbox.h"
 #include "daemon/shuntd.h"
 
 /** now_usec() - CLOCK_MONOTONIC, in microseconds. */
@@ -91,12 +93,20 @@ static void set_host(struct shuntd *d)
 		strcpy(d->host, "localhost");
 }
 
-static void keep_fixed(struct shuntd *d, struct shunt_config *c)
+static void keep(const char *key, char **new, const char *old)
 {
-	if (strcmp(c->runtime_dir, d->config->runtime_dir))
-		log_warn("config-needs-restart", "key=runtime_dir");
-	free(c->runtime_dir);
-	c->runtime_dir = strdup(d->config->runtime_dir);
+	if (strcmp(*new ?: "", old ?: ""))
+		log_warn("config-needs-restart", "key=%s", key);
+	free(*new);
+	*new = old ? strdup(old) : NULL;
+}
+
+static void keep_fixed(const struct shuntd *d, struct shunt_config *c)
+{
+	keep("runtime_dir", &c->runtime_dir, d->config->runtime_dir);
+	keep("user", &c->user, d->config->user);
+	keep("group", &c->group, d->config->group);
+	keep("seccomp", &c->seccomp, d->config->seccomp);
 }
 
 static int on_reload(sd_event_source *s, const struct signalfd_siginfo *si, void *userdata)
@@ -195,6 +205,17 @@ static void raise_limit(void)
 		log_warn("limit-not-raised", "error=\"%m\"");
 }
 
+static int drop_privileges(const struct shuntd *d)
+{
+	const char *dir = d->config->runtime_dir;
+	char dev[128], state[128];
+	const char *own[] = { dir, dev, state, NULL };
+
+	snprintf(dev, sizeof(dev), "%s/dev", dir);
+	snprintf(state, sizeof(state), "%s/state.json", dir);
+	return privileges_drop(d->config, own);
+}
+
 static int prepare(struct shuntd *d)
 {
 	const char *dir = d->config->runtime_dir;
@@ -208,6 +229,8 @@ static int prepare(struct shuntd *d)
 		r = make_dir(dir, "/dev", 0711);
 	if (!r)
 		r = take_lock(d);
+	if (!r)
+		r = drop_privileges(d);
 	if (!r && getrandom(&d->generation, sizeof(d->generation), 0) < 0)
 		r = -errno;
 	set_host(d);
@@ -240,6 +263,8 @@ static int start(struct shuntd *d)
 		log_err("control-socket-failed", "error=\"%s\"", strerror(-r));
 	if (!r)
 		r = watch_start(d);
+	if (!r)
+		r = sandbox_enter(d->config->seccomp);
 	return r;
 }
 

@@ -134,14 +134,19 @@ static int bind_it(struct end *e, int fd)
 {
 	struct sockaddr_un a = { .sun_family = AF_UNIX };
 	char path[sizeof(a.sun_path)];
+	mode_t mask;
+	int r;
 
 	ivshmem_path(e, path, sizeof(path));
 	strcpy(a.sun_path, path);
 	unlink(path);
-	if (bind(fd, (struct sockaddr *)&a, sizeof(a)) < 0)
-		return -errno;
+	mask = umask(0177);
+	r = bind(fd, (struct sockaddr *)&a, sizeof(a)) < 0 ? -errno : 0;
+	umask(mask);
+	if (r)
+		return r;
 	/* QEMU often runs as its own user; who connects is checked by pid besides. */
-	if (chown(path, e->vm->uid, (gid_t)-1) < 0 || chmod(path, 0600) < 0)
+	if (e->vm->uid != geteuid() && chown(path, e->vm->uid, (gid_t)-1) < 0)
 		log_warn("chown-failed", "path=%s uid=%u error=\"%m\"", path, e->vm->uid);
 	return listen(fd, 4) < 0 ? -errno : 0;
 }

@@ -5,6 +5,7 @@
 
 #include "daemon/cleanup.h"
 #include "daemon/log.h"
+#include "daemon/privileges.h"
 #include "daemon/shuntd.h"
 
 const char *argp_program_version = "shuntd " SHUNT_VERSION;
@@ -62,6 +63,11 @@ static int check(const char *path)
 
 	if (shunt_config_load(path, &c, err, sizeof(err))) {
 		fprintf(stderr, "shuntd: %s\n", err);
+		return 1;
+	}
+	if (privileges_check(c, err, sizeof(err))) {
+		fprintf(stderr, "shuntd: %s: %s\n", path, err);
+		shunt_config_free(c);
 		return 1;
 	}
 	shunt_config_free(c);

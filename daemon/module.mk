@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-DAEMON_PKGS := libsystemd jansson libconfig libmnl
+DAEMON_PKGS := libsystemd jansson libconfig libmnl libcap-ng libseccomp
 DAEMON_CFLAGS := $(shell pkg-config --cflags $(DAEMON_PKGS) 2>/dev/null)
 DAEMON_LIBS := $(shell pkg-config --libs $(DAEMON_PKGS) 2>/dev/null)
 DAEMON_SRCS := $(filter-out daemon/main.c,$(wildcard daemon/*.c))
@@ -34,7 +34,14 @@ DAEMON_SCRIPTED := $(BUILD)/tests/daemon/fake $(BUILD)/tests/daemon/qemu $(BUILD
 $(DAEMON_SCRIPTED): $(BUILD)/tests/daemon/%: tests/daemon/test_%.py tests/daemon/fakevm.py tests/daemon/harness.py \
 		$(DAEMON_SAN)/daemon/shuntd $(DAEMON_SAN)/cli/shunt
 	@mkdir -p $(@D)
-	@printf '#!/bin/sh\nSHUNT_BUILD=%s exec python3 %s "$$@"\n' '$(DAEMON_SAN)' '$<' > $@
+	@printf '#!/bin/sh\nSHUNT_SANITIZED=1 SHUNT_BUILD=%s exec python3 %s "$$@"\n' '$(DAEMON_SAN)' '$<' > $@
 	@chmod +x $@
 
-UNIT += $(DAEMON_UNIT) $(DAEMON_SCRIPTED)
+# Privileges are looked at in the product: sanitizers make system calls of their own.
+DAEMON_PRIVILEGES := $(BUILD)/tests/daemon/privileges
+$(DAEMON_PRIVILEGES): tests/daemon/test_privileges.py tests/daemon/fakevm.py tests/daemon/harness.py $(SHUNTD) $(SHUNT)
+	@mkdir -p $(@D)
+	@printf '#!/bin/sh\nSHUNT_BUILD=%s exec python3 %s "$$@"\n' '$(BUILD)' '$<' > $@
+	@chmod +x $@
+
+UNIT += $(DAEMON_UNIT) $(DAEMON_PRIVILEGES) $(DAEMON_SCRIPTED)

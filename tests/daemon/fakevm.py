@@ -89,6 +89,15 @@ class Ring:
         return self.cons.value == self.prod.value
 
 
+def become(uid, path):
+    """Give the socket to a user nobody else may connect as, and become that user."""
+    os.chown(path, uid, uid)
+    os.chmod(path, 0o600)
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+
+
 def open_tap(name):
     """Make a tap, or attach to it, as QEMU does."""
     fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
@@ -152,7 +161,9 @@ class Child:
         if os.path.exists(opts["qmp"]):
             os.unlink(opts["qmp"])
         self.listener.bind(opts["qmp"])
-        self.listener.listen(1)
+        if "uid" in opts:
+            become(opts["uid"], opts["qmp"])
+        self.listener.listen(1)     # from here on the kernel says whose it is
         self.sel.register(self.listener, selectors.EVENT_READ, self.on_connect)
         self.sel.register(control, selectors.EVENT_READ, self.on_control)
         self.buffers = {}
@@ -477,7 +488,8 @@ class FakeVM:
 
     Options: name, qmp (socket path), macs, busy (never greets), no_ivshmem, no_slot, ports ({id: room}:
     a q35 with these root ports), hold (chardev-add does not connect until connect_held), auto (answers
-    LINK_OPEN, LINK_CLOSE and the roster as a healthy guest does; default true), taps (names of taps it holds).
+    LINK_OPEN, LINK_CLOSE and the roster as a healthy guest does; default true), taps (names of taps it holds),
+    uid (whose process it is).
     """
 
     def __init__(self, **opts):

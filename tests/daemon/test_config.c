@@ -51,6 +51,8 @@ static void test_defaults(void **state)
 	assert_int_equal(c->release_timeout_ms, 5000);
 	assert_int_equal(c->n_labels, 0);
 	assert_string_equal(c->host_policy, "respect");
+	assert_null(c->user);
+	assert_string_equal(c->seccomp, "kill");
 	shunt_config_free(c);
 }
 
@@ -96,6 +98,9 @@ static void test_errors(void **state)
 	expect_error("ring_size = \"8M\";\n", 0, "do not fit half of pair_size");
 	expect_error("control_mode = \"rw\";\n", 0, "octal");
 	expect_error("runtime_dir = \"run\";\n", 0, "absolute path");
+	expect_error("seccomp = \"trap\";\n", 1, "allowed: \"kill\", \"deny\", \"log\", \"off\"");
+	expect_error("user = 0;\n", 1, "not a string");
+	expect_error("group = \"kvm\";\n", 0, "goes with user; allowed: user = ");
 	expect_error("plug = ;\n", 1, "syntax error");
 	expect_error("labels = \"x\";\n", 1, "not a list");
 	expect_error("labels = ( { vm = \"a\"; } );\n", 1, "a label is a string");
