@@ -39,6 +39,8 @@ $(FUZZ_DAEMON_TARGETS:%=$(FUZZ_BUILD)/%): $(FUZZ_BUILD)/%: $(FUZZ_BUILD)/tests/f
 
 # What runs in `make check`: a minute, or an hour under `make soak` (tests/fuzz/run looks at SHUNT_SOAK).
 $(FUZZ_BUILD)/all: tests/fuzz/run $(FUZZ_PROGS)
+	@echo '$(DAEMON_CFLAGS)' > $(FUZZ_BUILD)/cflags
+	@echo '$(DAEMON_LIBS)' > $(FUZZ_BUILD)/libs
 	@printf '#!/bin/sh\nexec tests/fuzz/run --build $(FUZZ_BUILD) "$$@" $(FUZZ_TARGETS)\n' > $@
 	@chmod +x $@
 UNIT += $(FUZZ_BUILD)/all tests/fuzz/can-fail
