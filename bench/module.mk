@@ -7,6 +7,8 @@ $(BENCH_LOAD): $(wildcard bench/load/*.c bench/load/*.h)
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(filter-out -MMD -MP,$(CFLAGS)) -static -o $@ $(filter %.c,$^) -lpthread
 
+UNIT += tests/bench/figures
+
 .PHONY: bench
 bench: ## the full comparison: network, Shunt and rivals (BENCH="--quick ..."); an hour, quick 5 minutes
 	@lab/setup

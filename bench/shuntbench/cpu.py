@@ -5,7 +5,7 @@ CPU time of the host, around one run. Two accounts:
 - `moving`: the QEMU processes with all their threads, the kernel threads vhost has for them, shuntd, and a rival's
   switch. QEMU writes to and reads from the tap by system calls, so the work of tap and bridge is in its system time;
   what neighbours on the machine do is not in it. Results are given in this one.
-- `host`: all that /proc/stat counts as not idle, neighbours and the bench included: the check that nothing was left out.
+- `host`: all that /proc/stat counts as not idle, neighbours and the bench included: to see that nothing is left out.
 """
 import os
 import re

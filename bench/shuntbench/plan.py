@@ -60,6 +60,12 @@ class Setup:
     vcpus: int = 1
     vms: int = 2
     variants: tuple = ("network", "packet")     # and e1000, vhost-user, loopback
+    other_kernel: str = None                    # of vm2, if not the same
+
+    @property
+    def kernels(self):
+        """For the results."""
+        return f"{self.kernel}, {self.other_kernel}" if self.other_kernel else self.kernel
 
     @property
     def seconds(self):
@@ -130,6 +136,7 @@ PROGRAMS = (stream(128 * KIB, tool="iperf3"), stream(128 * KIB, reverse=True, to
             redis("get"), redis("set"), nginx("1k", KIB), nginx("64k", 64 * KIB))
 EVERYWHERE = (stream(64), stream(KIB), stream(64 * KIB), stream(64 * KIB, reverse=True), stream(64 * KIB, 8),
               udp(64), udp(1400), udp(16 * KIB), udp(1400, 8), rr(64), rr(16 * KIB), rr(64, 8), udp_rr(64), crr())
+MIXED = (stream(64 * KIB), stream(64 * KIB, reverse=True), udp(1400), udp(1400, reverse=True), rr(64))
 RIVALS = (stream(64), stream(KIB), stream(16 * KIB), stream(64 * KIB), udp(64), udp(KIB), udp(16 * KIB),
           rr(64), rr(KIB), rr(16 * KIB), udp_rr(64), udp_rr(KIB), udp_rr(16 * KIB), crr())
 
@@ -155,8 +162,9 @@ def full():
     plan = [Setup("main", main_batches(), 10)]
     for kernel, vcpus in (("6.1", 2), ("6.12", 1), ("6.12", 2)):
         plan.append(Setup(f"{kernel}, {vcpus} vCPU", (EVERYWHERE[:9], EVERYWHERE[9:]), 10, kernel=kernel, vcpus=vcpus))
+    plan.append(Setup("6.1 to 6.12", (MIXED,), 10, other_kernel="6.12"))
     plan.append(Setup("rivals", (RIVALS,), 5, variants=("network", "e1000", "loopback", "packet")))
-    plan.append(Setup("vhost-user", (RIVALS,), 5, variants=("network", "vhost-user", "packet")))
+    plan.append(Setup("vhost-user", (RIVALS,), 5, variants=("network", "vhost-user")))
     plan += [Setup(f"{count} VMs", (rings(count),), 5, vms=count) for count in VMS]
     return shortened(plan, 0.8)
 
@@ -171,7 +179,7 @@ def quick():
     plan = [Setup("main", (one + two, PROGRAMS[:1] + PROGRAMS[3:5] + PROGRAMS[6:7]), 2),
             Setup("6.12, 2 vCPU", (few,), 1, kernel="6.12", vcpus=2),
             Setup("rivals", (few,), 1, variants=("network", "e1000", "loopback", "packet")),
-            Setup("vhost-user", (few,), 1, variants=("network", "vhost-user", "packet")),
+            Setup("vhost-user", (few,), 1, variants=("network", "vhost-user")),
             Setup("3 VMs", (rings(3),), 1, vms=3)]
     return shortened(plan, 0.4)
 
@@ -179,7 +187,8 @@ def quick():
 def smoke():
     """Half a minute: does the bench itself work?"""
     return shortened([Setup("main", ((stream(64 * KIB), stream(64), udp(1400), rr(64), crr()),), 2,
-                            variants=("network", "e1000", "loopback", "packet"))], 0.1)
+                            variants=("network", "e1000", "loopback", "packet")),
+                      Setup("vhost-user", ((stream(64 * KIB), rr(64)),), 2, variants=("network", "vhost-user"))], 0.1)
 
 
 def shortened(plan, seconds):

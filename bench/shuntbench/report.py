@@ -47,7 +47,7 @@ def interval(against):
 
 def setup_words(setup):
     """What is booted."""
-    return f"kernel {setup.kernel}, {setup.vms} VMs of {setup.vcpus} vCPU" + ("s" if setup.vcpus > 1 else "")
+    return f"kernel {setup.kernels}, {setup.vms} VMs of {setup.vcpus} vCPU" + ("s" if setup.vcpus > 1 else "")
 
 
 def cells(results, row):

@@ -84,7 +84,7 @@ class Results:
         rival = NAMES.get(row.variant)
         return {"test": test.name + (f", {rival}" if rival else ""), "tool": test.tool, "direction": test.direction,
                 "bytes": test.bytes, "connections": test.connections, "vcpus": row.setup.vcpus,
-                "kernel": row.setup.kernel,
+                "kernel": row.setup.kernels,
                 "path": None if row.variant == "loopback" else "packet" if row.variant == "packet" else "network",
                 "value": row.value, "unit": test.unit, "p50": row.middle("p50"), "p99": row.middle("p99"),
                 "p999": row.middle("p999"), "cpu_s_per_gb": row.per_gb(), "runs": row.values,

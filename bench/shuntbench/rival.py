@@ -7,9 +7,10 @@ import pathlib
 import tempfile
 
 from shuntlab import host, image, kernel
+from shuntlab.paths import lab_dir
 from shuntlab.scenario import wait_until
 
-from . import tools
+from . import switch, tools
 
 PLUG_SECONDS = 30
 
@@ -24,6 +25,9 @@ class Loopback:
     def target(self, _vm):
         """Nothing but itself."""
         return tools.Target("127.0.0.1", "::1")
+
+    def use(self, now):
+        """Nothing to start or stop."""
 
     def close(self):
         """Nothing was made."""
@@ -73,6 +77,9 @@ class Nic:
         """The NIC and what is behind it."""
         raise NotImplementedError
 
+    def use(self, now):
+        """It is to be measured now, or no more."""
+
     def close(self):
         """What is not gone with the VMs."""
 
@@ -98,9 +105,43 @@ class E1000(Nic):
         vm.qmp("device_add", driver="e1000", id="rival1", netdev="rival1", mac=self.mac(vm), romfile="")
 
 
-KINDS = {"loopback": Loopback, "e1000": E1000}
+class VhostUser(Nic):
+    """
+    A virtio NIC whose back end is a polling switch in user space that has the guests' memory mapped. Not together with
+    Shunt: QEMU hands every change of memory to the back end, and waits for a switch that is paused.
+    """
+    net = 2
+
+    def __init__(self, lab):
+        self.paths = {vm.name: lab_dir() / f"vhost-{vm.name}" for vm in lab.vms}
+        self.switch = switch.Testpmd(list(self.paths.values()), lab_dir() / "testpmd.log")
+        super().__init__(lab)
+
+    @property
+    def pids(self):
+        """The switch's CPU time counts."""
+        return [self.switch.pid]
+
+    def plug(self, vm):
+        address = {"type": "unix", "data": {"path": str(self.paths[vm.name])}}
+        vm.qmp("chardev-add", id="rival2", backend={"type": "socket", "data": {"addr": address, "server": False}})
+        vm.qmp("netdev_add", type="vhost-user", id="rival2", chardev="rival2")
+        # With MSI-X vectors QEMU 7.2 crashes under emulation.
+        vm.qmp("device_add", driver="virtio-net-pci", id="rival2", netdev="rival2", mac=self.mac(vm), vectors=0,
+               romfile="")
+
+    def use(self, now):
+        self.switch.pause(not now)      # polling, it would take a CPU from the others' runs
+
+    def close(self):
+        self.switch.close()
+        for path in self.paths.values():
+            path.unlink(missing_ok=True)
 
 
-def needs(_variants):
+KINDS = {"loopback": Loopback, "e1000": E1000, "vhost-user": VhostUser}
+
+
+def needs(variants):
     """Options of `up` that the VMs must be booted with for these variants."""
-    return {}
+    return {"shared_memory": "vhost-user" in variants}

@@ -25,7 +25,8 @@ class Session:
 
     def __enter__(self):
         setup = self.setup
-        labs.up(vms=setup.vms, kernel=setup.kernel, vcpus=setup.vcpus, **rival.needs(setup.variants))
+        labs.up(vms=setup.vms, kernel=setup.kernel, vcpus=setup.vcpus,
+                kernels={"vm2": setup.other_kernel} if setup.other_kernel else {}, **rival.needs(setup.variants))
         try:
             self.lab = Lab()
             self.attached = True        # the module is loaded; nothing is attached yet, which is no matter
@@ -84,6 +85,8 @@ class Session:
         """Have the traffic of the next runs take this path."""
         if (variant == "packet") != self.attached:
             self.attach() if variant == "packet" else self.detach()
+        for name, one in self.rivals.items():
+            one.use(name == variant)
 
     def check(self, variant):
         """What the runs since take() should be told about: words, or None."""

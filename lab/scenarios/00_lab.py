@@ -8,6 +8,7 @@ import tempfile
 import time
 
 from shuntlab import agent, state
+from shuntlab.remains import remains
 from shuntlab.paths import LAB
 from shuntlab.scenario import allows, expect, expect_equal, limit, wait_until
 
@@ -157,39 +158,25 @@ def test_up_twice(lab):
     lab.vm1.sh("true")
 
 
-def remains(directory, tag):
-    """What a lab left behind: processes, namespaces, files of its state."""
-    left = [f"namespace {n}" for n in os.listdir("/run/netns") if n.startswith(tag)]
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            words = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
-        except OSError:
-            continue
-        if any(f"={directory}/vms" in word or f"{directory}/host" in word for word in words):
-            left.append(f"process {pid}")
-    return left + [p for p in ("state.json", "vms", "host1") if os.path.exists(f"{directory}/{p}")]
-
-
 @limit(120)
 def test_down_leaves_nothing(lab):
     """Ctrl-C in the middle of `up` removes everything, and so does `down`."""
     with tempfile.TemporaryDirectory() as name:
         env = os.environ | {"SHUNT_LAB_DIR": f"{name}/l"}
-        tag = "sl" + hashlib.sha256(f"{name}/l".encode()).hexdigest()[:4]
         up = subprocess.Popen([SHUNT_LAB, "up", "--vms", "1", "--no-shunt"], env=env, stderr=subprocess.PIPE,
                               stdout=subprocess.DEVNULL)
         for line in up.stderr:
             if b"booting vm1" in line:
                 break
-        wait_until(lambda: any("process" in x for x in remains(f"{name}/l", tag)), 10, "QEMU runs")
+        wait_until(lambda: any("process" in x for x in remains(f"{name}/l")), 10, "QEMU runs")
         up.send_signal(2)
         expect(up.wait(30) != 0, "an interrupted up says success")
-        expect_equal(remains(f"{name}/l", tag), [], "left after Ctrl-C")
+        expect_equal(remains(f"{name}/l"), [], "left after Ctrl-C")
         subprocess.run([SHUNT_LAB, "-q", "up", "--vms", "1", "--no-shunt"], env=env, check=True, timeout=90,
                        stdout=subprocess.DEVNULL)
-        expect(remains(f"{name}/l", tag), "the check for remains sees a running lab")
+        expect(remains(f"{name}/l"), "the check for remains sees a running lab")
         subprocess.run([SHUNT_LAB, "down"], env=env, check=True, timeout=30)
-        expect_equal(remains(f"{name}/l", tag), [], "left after down")
+        expect_equal(remains(f"{name}/l"), [], "left after down")
 
 
 def test_state_of_others(lab):

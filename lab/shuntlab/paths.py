@@ -25,9 +25,9 @@ def lab_dir():
     return pathlib.Path(os.environ.get("SHUNT_LAB_DIR", BUILD / "lab")).absolute()
 
 
-def lab_tag():
-    """Short name of this lab, in what it creates outside its directory (network namespaces)."""
-    return "sl" + hashlib.sha256(str(lab_dir()).encode()).hexdigest()[:4]
+def lab_tag(directory=None):
+    """Short name of this lab (or that of @directory), in what it creates outside its directory (network namespaces)."""
+    return "sl" + hashlib.sha256(str(directory or lab_dir()).encode()).hexdigest()[:4]
 
 
 def digest(*parts):

@@ -27,7 +27,7 @@ def new_record(number, host_name, options):
     return {"number": number, "host": host_name, "ip": f"10.77.0.{10 + number}", "ip6": f"fd77::{10 + number}",
             "kernel": options["kernels"].get(name, options["kernel"]), "vcpus": options["vcpus"],
             "mem": options["mem"], "machine": machine, "ports": options["ports"] if machine == "q35" else 0,
-            "port_room": options["port_room"], "qemu": None}
+            "port_room": options["port_room"], "shared_memory": options["shared_memory"], "qemu": None}
 
 
 def mac(number, host_number):
@@ -55,6 +55,13 @@ def _sockets(name, record):
     return argv
 
 
+def _memory(record):
+    """Arguments for memory that other processes can be given."""
+    if not record["shared_memory"]:
+        return []
+    return ["-object", f"memory-backend-memfd,id=mem,size={record['mem']}M,share=on", "-machine", "memory-backend=mem"]
+
+
 def _ports(record):
     """Arguments for the free root ports that hot-plugged devices need on a q35 machine."""
     room = f",pref64-reserve={record['port_room']}" if record["port_room"] != "0" else ""
@@ -73,7 +80,7 @@ def command_line(name, record, hosts, vms):
     # maxcpus=2 at least: with 1, emulation drops the ordering of atomics between VMs.
     return ["ip", "netns", "exec", hosts[record["host"]]["netns"],
             "qemu-system-x86_64", "-name", f"{name},process={name}", "-machine", record["machine"],
-            *accel.FLAGS[accelerator], "-smp", f"{vcpus},maxcpus={max(2, vcpus)}", "-m", str(record["mem"]),
+            *accel.FLAGS[accelerator], "-smp", f"{vcpus},maxcpus={max(2, vcpus)}", "-m", str(record["mem"]), *_memory(record),
             "-nodefaults", "-no-user-config", "-display", "none",
             "-kernel", str(kern.boot_image), "-initrd", str(image.initramfs(kern)),
             "-append", "console=ttyS0 loglevel=5 random.trust_cpu=on net.ifnames=0 tsc=reliable "
