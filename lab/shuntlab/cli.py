@@ -30,6 +30,8 @@ def parser():
                    help="6.1 (default) or 6.12, of all VMs or of one; may be repeated")
     p.add_argument("--no-shunt", action="store_true", help="no shuntd, no module")
     p.add_argument("--vcpus", type=int, default=1, metavar="N")
+    p.add_argument("--nics", type=int, default=1, metavar="N", help="NICs of each VM: eth0, and eth1.. left down")
+    p.add_argument("--queues", type=int, default=1, metavar="N", help="queue pairs of each NIC")
     p.add_argument("--mem", type=int, default=768, metavar="MIB")
     p.add_argument("--machine", action="append", default=[], metavar="[VM=]TYPE",
                    help="pc (default) or q35, of all VMs or of one; may be repeated")
@@ -93,9 +95,10 @@ def parser():
 
 def do_up(args):
     options = {key: getattr(args, key) for key in ("vms", "hosts", "no_shunt", "vcpus", "mem", "with", "ports",
-                                                   "port_room")}
-    if args.vms < 1 or args.vms > 89 or args.hosts < 1 or args.hosts > 9 or args.vcpus < 1:
-        raise LabError("--vms 1..89, --hosts 1..9, --vcpus 1..")
+                                                   "port_room", "nics", "queues")}
+    if args.vms < 1 or args.vms > 89 or args.hosts < 1 or args.hosts > 9 or args.vcpus < 1 or \
+            not 1 <= args.nics <= 8 or not 1 <= args.queues <= 8:
+        raise LabError("--vms 1..89, --hosts 1..9, --vcpus 1.., --nics 1..8, --queues 1..8")
     options["place"] = dict(item.split("=", 1) for item in args.place)
     for key in ("kernel", "machine"):
         given, options[f"{key}s"] = per_vm(getattr(args, key))

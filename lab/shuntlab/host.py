@@ -56,13 +56,13 @@ def create_wire():
     return netns
 
 
-def add_tap(record, vm):
-    """A tap for @vm on the host's bridge. Kept by the namespace, so that a killed VM can be started again."""
+def add_tap(record, tap, queues=1):
+    """A tap on the host's bridge. Kept by the namespace, so that a killed VM can be started again."""
     netns = record["netns"]
-    if ip("link", "show", vm, netns=netns, check=False).returncode == 0:
+    if ip("link", "show", tap, netns=netns, check=False).returncode == 0:
         return
-    ip("tuntap", "add", vm, "mode", "tap", "vnet_hdr", netns=netns)
-    ip("link", "set", vm, "master", "br0", "up", netns=netns)
+    ip("tuntap", "add", tap, "mode", "tap", "vnet_hdr", *(["multi_queue"] if queues > 1 else []), netns=netns)
+    ip("link", "set", tap, "master", "br0", "up", netns=netns)
 
 
 def remove_netns(netns):

@@ -27,12 +27,31 @@ def new_record(number, host_name, options):
     return {"number": number, "host": host_name, "ip": f"10.77.0.{10 + number}", "ip6": f"fd77::{10 + number}",
             "kernel": options["kernels"].get(name, options["kernel"]), "vcpus": options["vcpus"],
             "mem": options["mem"], "machine": machine, "ports": options["ports"] if machine == "q35" else 0,
-            "port_room": options["port_room"], "shared_memory": options["shared_memory"], "qemu": None}
+            "port_room": options["port_room"], "shared_memory": options["shared_memory"], "nics": options["nics"],
+            "queues": options["queues"], "qemu": None}
 
 
-def mac(number, host_number):
+def mac(number, host_number, nic=0):
     """The MAC of a VM's NIC. It keeps that of the host it was made on when it moves."""
-    return f"52:54:00:77:{host_number:02x}:{number:02x}"
+    return f"52:54:00:{0x77 + nic:02x}:{host_number:02x}:{number:02x}"
+
+
+def tap(name, nic=0):
+    """The host's end of a VM's NIC."""
+    return f"{name}-{nic}" if nic else name
+
+
+def _nics(name, record):
+    """Arguments for the NICs: eth0, eth1..."""
+    vhost = ",vhost=on" if os.path.exists("/dev/vhost-net") else ""
+    queues = record.get("queues", 1)
+    many = (f",queues={queues}", f",mq=on,vectors={2 * queues + 2}") if queues > 1 else ("", "")
+    argv = []
+    for nic in range(record.get("nics", 1)):
+        address = mac(record["number"], int(record["mac"].split(":")[4], 16), nic)
+        argv += ["-netdev", f"tap,id=net{nic},ifname={tap(name, nic)},script=no,downscript=no{vhost}{many[0]}",
+                 "-device", f"virtio-net-pci,id=nic{nic},netdev=net{nic},mac={address},romfile={many[1]}"]
+    return argv
 
 
 def _sockets(name, record):
@@ -75,7 +94,6 @@ def command_line(name, record, hosts, vms):
     accelerator = record["accel"]
     vcpus = record["vcpus"]
     number = record["number"]
-    vhost = ",vhost=on" if os.path.exists("/dev/vhost-net") else ""
     disk = "if=none,format=raw,readonly=on"
     # maxcpus=2 at least: with 1, emulation drops the ordering of atomics between VMs.
     return ["ip", "netns", "exec", hosts[record["host"]]["netns"],
@@ -87,9 +105,7 @@ def command_line(name, record, hosts, vms):
             f"lab.name={name} lab.number={number} lab.vms={max(vms, 8)}",
             "-drive", f"id=root,file={record['image']},{disk}", "-device", "virtio-blk-pci,drive=root",
             "-drive", f"id=modules,file={kern.modules_image},{disk}", "-device", "virtio-blk-pci,drive=modules",
-            "-netdev", f"tap,id=net0,ifname={name},script=no,downscript=no{vhost}",
-            "-device", f"virtio-net-pci,netdev=net0,mac={record['mac']},romfile=",
-            "-device", "virtio-rng-pci", *_ports(record),
+            *_nics(name, record), "-device", "virtio-rng-pci", *_ports(record),
             # A panicked guest stays, to be looked at.
             "-device", "pvpanic", "-action", "panic=pause", *_sockets(name, record)]
 
@@ -105,7 +121,8 @@ def start(name, lab):
     vm_dir.mkdir(parents=True, exist_ok=True)
     host_record = lab["hosts"][record["host"]]
     record.setdefault("mac", mac(record["number"], host_record["number"]))
-    host.add_tap(host_record, name)
+    for nic in range(record.get("nics", 1)):
+        host.add_tap(host_record, tap(name, nic), record.get("queues", 1))
     argv = command_line(name, record, lab["hosts"], len(lab["vms"]))
     (vm_dir / "command").write_text(" ".join(argv) + "\n")
     with open(vm_dir / "qemu.log", "ab") as log:
