@@ -136,6 +136,29 @@ static json_t *stats_json(const struct nlattr *a)
 	return o;
 }
 
+/* In the order of enum shunt_net_cause; cli/print.c has the words for people. */
+static const char *const cause_names[SHUNT_NET_MAX] = {
+	[SHUNT_NET_SOURCE] = "foreign-source", [SHUNT_NET_VLAN] = "vlan", [SHUNT_NET_PROTOCOL] = "protocol",
+	[SHUNT_NET_NEIGHBOUR] = "neighbour", [SHUNT_NET_DHCP] = "dhcp", [SHUNT_NET_MTU] = "mtu",
+	[SHUNT_NET_CRYPTO] = "encryption", [SHUNT_NET_NIC] = "nic", [SHUNT_NET_PEER_NIC] = "peer-nic",
+	[SHUNT_NET_LINK] = "link",
+};
+
+static json_t *causes_json(const struct nlattr *a)
+{
+	const char *p = mnl_attr_get_payload(a);
+	size_t n = mnl_attr_get_payload_len(a) / sizeof(uint64_t);
+	json_t *o = json_object();
+
+	for (size_t i = 1; i < n && i < SHUNT_NET_MAX; i++) {
+		uint64_t v;
+
+		memcpy(&v, p + i * sizeof(v), sizeof(v));
+		json_object_set_new(o, cause_names[i], json_integer((json_int_t)v));
+	}
+	return o;
+}
+
 static const char *uplink_name(uint32_t state)
 {
 	static const char *const names[] = {
@@ -147,7 +170,7 @@ static const char *uplink_name(uint32_t state)
 	return state <= SHUNT_UPLINK_BROKEN ? names[state] : "unknown";
 }
 
-enum form { STRING, U32, U64, HEX64, MAC, MACS, STATS, UPLINK, LINK, REASON };
+enum form { STRING, U32, U64, HEX64, MAC, MACS, STATS, CAUSES, UPLINK, LINK, REASON };
 
 static const struct attr {
 	const char *key;
@@ -183,6 +206,7 @@ static const struct attr {
 	[SHUNT_A_LINK_RING_SIZE] = { "ring_size", U64 },
 	[SHUNT_A_LINK_RING_TX_USED] = { "ring_tx_used", U64 },
 	[SHUNT_A_LINK_AGE_MS] = { "age_ms", U64 },
+	[SHUNT_A_LINK_CAUSES] = { "network_causes", CAUSES },
 };
 
 static json_t *attr_json(const struct nlattr *a, enum form form)
@@ -207,6 +231,8 @@ static json_t *attr_json(const struct nlattr *a, enum form form)
 		return macs_json(a);
 	case STATS:
 		return stats_json(a);
+	case CAUSES:
+		return causes_json(a);
 	case UPLINK:
 		return mnl_attr_validate(a, MNL_TYPE_U32) < 0 ? NULL :
 			json_string(uplink_name(mnl_attr_get_u32(a)));

@@ -207,6 +207,45 @@ void print_host(const char *command, const json_t *r)
 
 /* --- guest --- */
 
+/* "vm2, by the network while linked: 3 VLAN-tagged, 12 ARP or ...", for each link with such frames */
+static void guest_causes(const json_t *peers)
+{
+	static const struct {
+		const char *name, *text;
+	} causes[] = {
+		{ "foreign-source", "from a MAC that is not this guest's NIC's (bridged, macvlan, changed address)" },
+		{ "vlan", "VLAN-tagged" },
+		{ "protocol", "not IP" },
+		{ "neighbour", "ARP or neighbour discovery" },
+		{ "dhcp", "DHCP" },
+		{ "mtu", "larger than the NIC's or the peer's MTU" },
+		{ "encryption", "to be encrypted by the NIC" },
+		{ "nic", "held back by the NIC's state (see `shunt status`)" },
+		{ "peer-nic", "held back by the state of the peer's NIC (see `shunt status` there)" },
+		{ "link", "while the link was stalled or closing" },
+	};
+	json_t *p;
+	size_t i;
+
+	json_array_foreach(peers, i, p) {
+		const json_t *counts = json_object_get(p, "network_causes");
+		const char *before = "";
+
+		for (size_t c = 0; c < sizeof(causes) / sizeof(causes[0]); c++) {
+			long long n = number(counts, causes[c].name);
+
+			if (!n)
+				continue;
+			if (!*before)
+				printf("%s: frames by the network while linked: ", text(p, "name"));
+			printf("%s%lld %s", before, n, causes[c].text);
+			before = ", ";
+		}
+		if (*before)
+			printf(".\n");
+	}
+}
+
 static void guest_peers(const json_t *peers)
 {
 	struct table t = { 0 };
@@ -227,6 +266,7 @@ static void guest_peers(const json_t *peers)
 	json_array_foreach(peers, i, p)
 		if (!strcmp(text(p, "path"), "network"))
 			hint(p, text(p, "name"));
+	guest_causes(peers);
 }
 
 static void guest_links(const json_t *peers)
@@ -262,6 +302,7 @@ static void guest_stats(const json_t *peers)
 		if (json_object_get(p, "stats"))
 			stats_row(&t, "this", text(p, "name"), json_object_get(p, "stats"));
 	table_print(&t);
+	guest_causes(peers);
 }
 
 static void guest_status(const json_t *s)

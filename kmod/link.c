@@ -77,6 +77,7 @@ static void publish(struct shunt_link *link, u32 state)
 {
 	WRITE_ONCE(link->own->epoch, link->epoch);
 	WRITE_ONCE(link->own->generation, shunt_generation);
+	shunt_nic_publish(link->own);
 	/* M1 release: epoch and everything done before, ahead of the state; pairs with M1 in look() */
 	smp_store_release(&link->own->state, state);
 	shunt_device_doorbell(link->dev, link->peer_member, SHUNT_ABI_VECTOR_CONTROL);
@@ -144,6 +145,7 @@ static void go_up(struct shunt_link *link)
 		return;
 	}
 	link->peer_seen = jiffies;
+	shunt_peer_hear(link->peer, link->theirs);
 	link->rx_enabled = true;
 	napi_enable(&link->napi);
 	shunt_transmit_open(link);
@@ -276,6 +278,8 @@ void shunt_link_tick(struct shunt_link *link)
 	if (!shunt_link_busy(link))
 		return;
 	WRITE_ONCE(link->own->liveness, READ_ONCE(link->own->liveness) + 1);
+	shunt_nic_publish(link->own);
+	shunt_peer_hear(link->peer, link->theirs);
 	raw_liveness = READ_ONCE(link->theirs->liveness);
 	if (raw_liveness != link->peer_liveness) {
 		link->peer_liveness = raw_liveness;
@@ -286,6 +290,22 @@ void shunt_link_tick(struct shunt_link *link)
 		shunt_transmit_stop(link, true);
 	}
 	step(link);
+}
+
+/**
+ * shunt_link_stats() - the counters as others are told them
+ * @link: the link
+ * @ret_stats: filled in
+ *
+ * Context: any.
+ */
+void shunt_link_stats(const struct shunt_link *link, struct shunt_abi_link_stats *ret_stats)
+{
+	int i;
+
+	*ret_stats = link->stats;
+	for (i = 0; i < SHUNT_NET_MAX; i++)
+		ret_stats->tx_ineligible += atomic64_read(&link->causes[i]);
 }
 
 static bool dir_valid(const struct shunt_device *dev, const struct shunt_abi_channel_dir *dir)

@@ -59,19 +59,11 @@ static int status_get(struct sk_buff *skb, struct genl_info *info)
 
 static int put_nic(struct sk_buff *msg, const struct shunt_nic *nic)
 {
-	const char *obstacle = nic->bound ? shunt_nic_obstacle(nic) : NULL;
-	char state[96];
+	char state[160];
 
-	if (!nic->bound)
-		strscpy(state, "not named by shuntd", sizeof(state));
-	else if (!ether_addr_equal(nic->dev->dev_addr, nic->mac))
-		strscpy(state, "bound, but its address was changed: frames take the network", sizeof(state));
-	else if (obstacle)
-		snprintf(state, sizeof(state), "bound, but has %s: frames take the network", obstacle);
-	else
-		strscpy(state, "bound", sizeof(state));
+	shunt_nic_describe(nic, state, sizeof(state));
 	if (nla_put_string(msg, SHUNT_A_NIC_NAME, nic->dev->name) ||
-	    nla_put(msg, SHUNT_A_NIC_MAC, ETH_ALEN, nic->mac) ||
+	    nla_put(msg, SHUNT_A_NIC_MAC, ETH_ALEN, nic->mac.addr) ||
 	    nla_put_string(msg, SHUNT_A_NIC_STATE, state))
 		return -EMSGSIZE;
 	return 0;
@@ -114,26 +106,55 @@ static struct shunt_link *peer_link(const struct shunt_peer *peer)
 	return NULL;
 }
 
+static int put_causes(struct sk_buff *msg, const struct shunt_link *link)
+{
+	struct nlattr *attr = nla_reserve(msg, SHUNT_A_LINK_CAUSES, SHUNT_NET_MAX * sizeof(u64));
+	int i;
+
+	if (!attr)
+		return -EMSGSIZE;
+	for (i = 0; i < SHUNT_NET_MAX; i++) {
+		u64 n = atomic64_read(&link->causes[i]);
+
+		memcpy(nla_data(attr) + i * sizeof(n), &n, sizeof(n));
+	}
+	return 0;
+}
+
 static int put_link(struct sk_buff *msg, struct shunt_link *link)
 {
+	struct shunt_abi_link_stats stats;
 	u64 used, size;
 
 	spin_lock_bh(&link->tx_lock);
 	size = link->tx.size;
 	used = link->tx.prod - link->tx.cons;
 	spin_unlock_bh(&link->tx_lock);
+	shunt_link_stats(link, &stats);
 	if (nla_put_u32(msg, SHUNT_A_LINK_STATE, link->state) ||
 	    nla_put_u32(msg, SHUNT_A_LINK_REASON, link->reason) ||
 	    nla_put_u64_64bit(msg, SHUNT_A_LINK_SEGMENT, link->dev->hdr.segment_id, SHUNT_A_PAD) ||
 	    nla_put_u32(msg, SHUNT_A_SEGMENT_KIND, link->dev->kind) ||
 	    nla_put_u32(msg, SHUNT_A_LINK_EPOCH, link->epoch) ||
 	    nla_put_string(msg, SHUNT_A_LINK_DEVICE, pci_name(link->dev->pdev)) ||
-	    nla_put(msg, SHUNT_A_LINK_STATS, sizeof(link->stats), &link->stats) ||
+	    nla_put(msg, SHUNT_A_LINK_STATS, sizeof(stats), &stats) ||
 	    nla_put_u64_64bit(msg, SHUNT_A_LINK_RING_SIZE, size, SHUNT_A_PAD) ||
 	    nla_put_u64_64bit(msg, SHUNT_A_LINK_RING_TX_USED, used, SHUNT_A_PAD) ||
 	    nla_put_u64_64bit(msg, SHUNT_A_LINK_AGE_MS, jiffies_to_msecs(jiffies - link->since),
 			      SHUNT_A_PAD))
 		return -EMSGSIZE;
+	return put_causes(msg, link);
+}
+
+static int put_macs(struct sk_buff *msg, const struct shunt_peer *peer)
+{
+	struct nlattr *attr = nla_reserve(msg, SHUNT_A_PEER_MACS, peer->macs * ETH_ALEN);
+	u32 i;
+
+	if (!attr)
+		return -EMSGSIZE;
+	for (i = 0; i < peer->macs; i++)
+		memcpy(nla_data(attr) + i * ETH_ALEN, peer->mac[i].addr, ETH_ALEN);
 	return 0;
 }
 
@@ -145,7 +166,7 @@ static int put_peer(struct sk_buff *msg, struct shunt_peer *peer)
 	    nla_put_string(msg, SHUNT_A_PEER_NAME, peer->name) ||
 	    nla_put_string(msg, SHUNT_A_PEER_LABEL, peer->label) ||
 	    nla_put_u64_64bit(msg, SHUNT_A_PEER_GENERATION, peer->generation, SHUNT_A_PAD) ||
-	    nla_put(msg, SHUNT_A_PEER_MACS, peer->macs * ETH_ALEN, peer->mac) ||
+	    put_macs(msg, peer) ||
 	    nla_put_u32(msg, SHUNT_A_PEER_REASON, peer->reason) ||
 	    nla_put_u64_64bit(msg, SHUNT_A_PEER_NET_FRAMES, atomic64_read(&peer->net_frames),
 			      SHUNT_A_PAD))

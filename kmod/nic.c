@@ -6,18 +6,15 @@
  * or bridge with the same address has none). The notifier follows registration, unregistration
  * and moves between network namespaces (which are an unregister and a register).
  * Writers hold rtnl; the data path finds bound NICs under RCU.
+ *
+ * What the guest builds on a NIC keeps working because frames leave and arrive below it: bridges, VLAN
+ * devices and macvlan take them from the NIC. Addresses need care: a frame may leave by another of our NICs
+ * than the one whose address it has, and must arrive where the guest listens for it now (a bond).
  */
-#include <linux/hashtable.h>
 #include <linux/if_arp.h>
-#include <linux/if_vlan.h>
-#include <linux/ip.h>
-#include <linux/ipv6.h>
-#include <linux/jhash.h>
 #include <linux/netfilter_netdev.h>
-#include <linux/rculist.h>
 #include <linux/rtnetlink.h>
 #include <linux/slab.h>
-#include <net/ip.h>
 #include <net/sch_generic.h>
 
 #include "compat/compat.h"
@@ -25,179 +22,247 @@
 
 LIST_HEAD(shunt_nics);
 
-static DEFINE_HASHTABLE(nic_hash, 4);
 static struct shunt_abi_mac allowed[SHUNT_ABI_NICS_MAX];
 static u32 allowed_n;
 
-static u32 mac_key(const u8 *mac)
+static struct shunt_nic *bound_nic(const u8 *addr)
 {
-	return jhash(mac, ETH_ALEN, 0);
+	struct shunt_mac *mac = shunt_mac_lookup(addr);
+
+	return mac ? mac->nic : NULL;
 }
 
 /**
- * shunt_nic_lookup() - the bound NIC with this permanent address, or NULL
- * @mac: 6 bytes
+ * shunt_nic_owns() - is this the permanent address of a bound NIC of ours?
+ * @addr: 6 bytes
  *
+ * Bonds send by any of their ports with the address of one.
  * Context: RCU read side.
  */
-struct shunt_nic *shunt_nic_lookup(const u8 *mac)
+bool shunt_nic_owns(const u8 *addr)
 {
-	struct shunt_nic *nic;
-
-	hash_for_each_possible_rcu(nic_hash, nic, hash, mac_key(mac))
-		if (ether_addr_equal(nic->mac, mac))
-			return nic;
-	return NULL;
+	return bound_nic(addr);
 }
 
-/*
- * Only IP crosses: ARP and neighbour discovery stay on the network, so that bridges keep seeing
- * where a MAC lives; so does DHCP, which QEMU-side services may answer (RULES 12).
- */
-static bool eligible_proto(const struct sk_buff *skb)
+static bool has_xdp(const struct net_device *dev)
 {
-	unsigned int off = ETH_HLEN;
+	return rcu_access_pointer(dev->xdp_prog) || dev_xdp_prog_count((struct net_device *)dev);
+}
 
-	if (skb_vlan_tag_present(skb))
-		return false;
-	if (skb->protocol == htons(ETH_P_IP)) {
-		struct iphdr buf;
-		const struct iphdr *ip = skb_header_pointer(skb, off, sizeof(buf), &buf);
-		__be16 ports[2], *p;
+static bool has_foreign_qdisc(const struct net_device *dev)
+{
+	static const char * const plain[] = { "noqueue", "mq", "pfifo_fast", "fq", "fq_codel", "noop" };
+	const struct Qdisc *qdisc = rcu_dereference(dev->qdisc);
+	unsigned int i;
 
-		if (!ip || ip->ihl < 5)
-			return false;
-		if (ip->protocol != IPPROTO_UDP || (ip->frag_off & htons(IP_OFFSET)))
+	if (qdisc && __sysfs_match_string(plain, ARRAY_SIZE(plain), qdisc->ops->id) < 0)
+		return true;
+	for (i = 0; i < dev->real_num_tx_queues; i++) {
+		qdisc = rcu_dereference(netdev_get_tx_queue(dev, i)->qdisc);
+		if (qdisc && __sysfs_match_string(plain, ARRAY_SIZE(plain), qdisc->ops->id) < 0)
 			return true;
-		p = skb_header_pointer(skb, off + ip->ihl * 4, sizeof(ports), ports);
-		return p && p[1] != htons(67) && p[1] != htons(68);
-	}
-	if (skb->protocol == htons(ETH_P_IPV6)) {
-		struct ipv6hdr buf;
-		const struct ipv6hdr *ip = skb_header_pointer(skb, off, sizeof(buf), &buf);
-		__be16 ports[2], *p;
-		u8 type, *t;
-
-		if (!ip)
-			return false;
-		off += sizeof(*ip);
-		if (ip->nexthdr == IPPROTO_ICMPV6) {
-			t = skb_header_pointer(skb, off, sizeof(type), &type);
-			return t && (*t < 133 || *t > 137);	/* RS, RA, NS, NA, redirect */
-		}
-		if (ip->nexthdr != IPPROTO_UDP)
-			return true;
-		p = skb_header_pointer(skb, off, sizeof(ports), ports);
-		return p && p[1] != htons(546) && p[1] != htons(547);
 	}
 	return false;
 }
 
-/* GSO kinds the packet header can describe and every 6.1+ receiver can take. */
-static bool eligible_gso(const struct sk_buff *skb)
-{
-	const unsigned int known = SKB_GSO_TCPV4 | SKB_GSO_TCPV6 | SKB_GSO_TCP_ECN |
-				   SKB_GSO_DODGY | SKB_GSO_TCP_FIXEDID;
-	unsigned int type = skb_shinfo(skb)->gso_type;
-
-	return !(type & ~known) && (type & (SKB_GSO_TCPV4 | SKB_GSO_TCPV6));
-}
-
-static bool eligible(const struct shunt_nic *nic, const struct sk_buff *skb)
-{
-	const struct ethhdr *eth = (const struct ethhdr *)skb->data;
-
-	if (!ether_addr_equal(eth->h_source, nic->mac) || eth->h_proto != skb->protocol)
-		return false;
-	if (skb->len > SHUNT_ABI_PKT_FRAME_MAX)
-		return false;
-	if (skb_is_gso(skb) ? !eligible_gso(skb) : skb->len > nic->dev->mtu + ETH_HLEN)
-		return false;
-	return eligible_proto(skb);
-}
-
 /*
  * A queueing discipline, tc program or XDP program somebody attached may enforce something that a frame
- * in shared memory would bypass; only the kernel's own defaults are known not to (RULES 12).
+ * in shared memory would bypass; only the kernel's own defaults are known not to (RULES 12). And a NIC
+ * whose cable somebody pulled (QEMU's set_link) must not talk. Callers hold the RCU read lock.
  */
-static const char *obstacle(const struct shunt_nic *nic)
+static const char *obstacle(const struct net_device *dev)
 {
-	static const char * const plain[] = { "noqueue", "mq", "pfifo_fast", "fq", "fq_codel", "noop" };
-	const struct net_device *dev = nic->dev;
-	const struct Qdisc *root = rcu_dereference(dev->qdisc);
-	const struct Qdisc *leaf = rcu_dereference(netdev_get_tx_queue(dev, 0)->qdisc);
-
+	if (!netif_running(dev))
+		return "it is down";
+	if (!netif_carrier_ok(dev))
+		return "it has no carrier";
 	if (shunt_dev_has_tc_egress(dev))
-		return "a tc egress filter";
-	if (dev_xdp_prog_count((struct net_device *)dev) || rcu_access_pointer(dev->xdp_prog))
-		return "an XDP program";
-	if (root && __sysfs_match_string(plain, ARRAY_SIZE(plain), root->ops->id) < 0)
-		return "a queueing discipline";
-	if (leaf && __sysfs_match_string(plain, ARRAY_SIZE(plain), leaf->ops->id) < 0)
-		return "a queueing discipline";
+		return "it has a tc egress filter";
+	if (has_xdp(dev))
+		return "it has an XDP program";
+	if (has_foreign_qdisc(dev))
+		return "it has a queueing discipline";
 	return NULL;
 }
 
-/* obstacle() compares names; this remembers the kinds of qdisc it last found harmless. */
-static bool unobstructed(struct shunt_nic *nic)
+/**
+ * shunt_nic_clear() - does nothing attached to the NIC keep its frames on the network?
+ * @nic: a bound NIC
+ *
+ * Most of it has no notifier: it is looked at once a jiffy.
+ * Context: data path; RCU read side.
+ */
+bool shunt_nic_clear(struct shunt_nic *nic)
 {
-	const struct net_device *dev = nic->dev;
-	const struct Qdisc *root = rcu_dereference(dev->qdisc);
-	const struct Qdisc *leaf = rcu_dereference(netdev_get_tx_queue(dev, 0)->qdisc);
+	unsigned long now = jiffies;
 
-	if (!root || !leaf)
-		return false;
-	if (likely(root->ops == READ_ONCE(nic->plain_root) && leaf->ops == READ_ONCE(nic->plain_leaf)))
-		return !shunt_dev_has_tc_egress(dev) && !rcu_access_pointer(dev->xdp_prog) &&
-		       !dev_xdp_prog_count((struct net_device *)dev);
-	if (obstacle(nic))
-		return false;
-	WRITE_ONCE(nic->plain_root, root->ops);
-	WRITE_ONCE(nic->plain_leaf, leaf->ops);
-	return true;
+	if (READ_ONCE(nic->looked) != now) {
+		WRITE_ONCE(nic->clear, !obstacle(nic->dev));
+		WRITE_ONCE(nic->looked, now);
+	}
+	return READ_ONCE(nic->clear);
+}
+
+/*
+ * The device that hears frames for an address of ours now. A port of a bond or team may be one whose
+ * frames its master discards, so the master itself gets them; the guest may have exchanged the addresses of two
+ * NICs. Else it is the NIC that has the address by birth: it may be a bridge's port, or promiscuous.
+ */
+static struct net_device *listener(const struct shunt_nic *nic, const u8 *addr)
+{
+	struct net_device *dev = nic->dev, *master;
+	struct shunt_nic *other;
+	u32 i;
+
+	if (netif_is_lag_port(dev)) {
+		master = netdev_master_upper_dev_get_rcu(dev);
+		return master ?: dev;
+	}
+	if (likely(ether_addr_equal(dev->dev_addr, addr)))
+		return dev;
+	for (i = 0; i < READ_ONCE(allowed_n); i++) {
+		other = bound_nic(allowed[i].addr);
+		if (other && other != nic && ether_addr_equal(other->dev->dev_addr, addr))
+			return other->dev;
+	}
+	return dev;
+}
+
+/* A generic XDP program sees what is handed up. One in the driver would not, and must not be passed by. */
+static bool has_driver_xdp(const struct net_device *dev)
+{
+	return !rcu_access_pointer(dev->xdp_prog) && dev_xdp_prog_count((struct net_device *)dev);
+}
+
+static bool hears(const struct shunt_nic *nic, const struct net_device *dev)
+{
+	return netif_running(dev) && netif_carrier_ok(dev) && !has_driver_xdp(dev) &&
+	       (dev == nic->dev || !has_driver_xdp(nic->dev));
 }
 
 /**
- * shunt_nic_obstacle() - what somebody attached to the NIC that keeps it on the network, or NULL
- * @nic: a bound NIC
+ * shunt_nic_receiver() - the device that receives a frame for this address, or NULL
+ * @addr: the frame's destination
  *
- * Context: process or data path; takes the RCU read lock.
+ * NULL: it is not ours, or its NIC takes nothing from a ring now.
+ * Context: RCU read side.
  */
-const char *shunt_nic_obstacle(const struct shunt_nic *nic)
+struct net_device *shunt_nic_receiver(const u8 *addr)
 {
-	const char *what;
+	struct shunt_nic *nic = bound_nic(addr);
+	struct net_device *dev = nic ? listener(nic, addr) : NULL;
 
+	return dev && hears(nic, dev) ? dev : NULL;
+}
+
+/* What peers should put into rings for the address: nothing where XDP is attached in either form. */
+static u16 takes(const u8 *addr)
+{
+	struct shunt_nic *nic = bound_nic(addr);
+	struct net_device *dev = nic ? listener(nic, addr) : NULL;
+
+	if (!dev || !hears(nic, dev) || has_xdp(dev) || has_xdp(nic->dev))
+		return SHUNT_ABI_MTU_NONE;
+	return min_t(u32, READ_ONCE(dev->mtu), SHUNT_MTU_UNKNOWN);
+}
+
+/**
+ * shunt_nic_publish() - tell a peer what our NICs take through rings
+ * @own: our line in the segment
+ *
+ * Context: shunt_mutex.
+ */
+void shunt_nic_publish(struct shunt_abi_member *own)
+{
+	u32 i;
+
+	lockdep_assert_held(&shunt_mutex);
+	for (i = 0; i < SHUNT_ABI_NICS_MAX; i++) {
+		struct shunt_abi_member_nic say = { };
+		u64 word;
+
+		if (i < allowed_n) {
+			ether_addr_copy(say.addr, allowed[i].addr);
+			rcu_read_lock();
+			say.mtu = takes(say.addr);
+			rcu_read_unlock();
+		}
+		memcpy(&word, &say, sizeof(word));
+		WRITE_ONCE(*(u64 *)&own->nic[i], word);
+	}
+}
+
+/**
+ * shunt_nic_describe() - "bound", or what else is to be known of the NIC
+ * @nic: any
+ * @buf: for the words
+ * @size: of @buf
+ *
+ * Context: rtnl.
+ */
+void shunt_nic_describe(const struct shunt_nic *nic, char *buf, size_t size)
+{
+	const char *but = NULL;
+	struct net_device *master;
+	int n;
+
+	ASSERT_RTNL();
+	if (!nic->bound) {
+		strscpy(buf, "not named by shuntd", size);
+		return;
+	}
+	master = netdev_master_upper_dev_get(nic->dev);
+	n = scnprintf(buf, size, "bound%s%s%s", master ? ", a port of " : "", master ? master->name : "",
+		      net_eq(dev_net(nic->dev), &init_net) ? "" : ", in another network namespace");
 	rcu_read_lock();
-	what = obstacle(nic);
+	if (!shunt_nic_owns(nic->dev->dev_addr))
+		but = "its address was changed";
+	else
+		but = obstacle(nic->dev);
 	rcu_read_unlock();
-	return what;
+	if (but)
+		scnprintf(buf + n, size - n, ", but %s: frames take the network", but);
+}
+
+static void count_network(struct shunt_link *link, enum shunt_net_cause cause)
+{
+	atomic64_inc(&link->causes[cause]);
 }
 
 static unsigned int egress_hook(void *priv, struct sk_buff *skb, const struct nf_hook_state *state)
 {
 	struct shunt_nic *nic = priv;
 	const struct ethhdr *eth;
+	enum shunt_net_cause cause;
 	struct shunt_link *link;
-	struct shunt_peer *peer;
+	struct shunt_mac *to;
+	unsigned int verdict;
 
 	if (unlikely(skb_headlen(skb) < ETH_HLEN))
 		return NF_ACCEPT;
 	eth = (const struct ethhdr *)skb->data;
 	if (is_multicast_ether_addr(eth->h_dest))
 		return NF_ACCEPT;
-	peer = shunt_peer_lookup(eth->h_dest);
-	if (!peer)
+	to = shunt_mac_lookup(eth->h_dest);
+	if (!to || !to->peer)
 		return NF_ACCEPT;
-	link = rcu_dereference(peer->link);
+	link = rcu_dereference(to->peer->link);
 	if (!link) {
-		shunt_peer_count(peer);
+		shunt_peer_count(to->peer);
 		return NF_ACCEPT;
 	}
-	if (!eligible(nic, skb) || !unobstructed(nic)) {
-		WRITE_ONCE(link->stats.tx_ineligible, link->stats.tx_ineligible + 1);
+	cause = shunt_frame_judge(nic, to, skb);
+	if (unlikely(cause)) {
+		count_network(link, cause);
 		return NF_ACCEPT;
 	}
-	return shunt_transmit(link, nic->dev, skb);
+	if (likely(shunt_frame_plain(skb)))
+		verdict = shunt_transmit(link, nic->dev, skb);
+	else
+		verdict = shunt_frame_transmit(link, nic->dev, skb);
+	if (unlikely(verdict == NF_ACCEPT))
+		count_network(link, SHUNT_NET_LINK);
+	return verdict;
 }
 
 static bool is_allowed(const u8 *mac)
@@ -230,7 +295,8 @@ static void nic_bind(struct shunt_nic *nic)
 		nic->ops = NULL;
 		return;
 	}
-	hash_add_rcu(nic_hash, &nic->hash, mac_key(nic->mac));
+	nic->looked = jiffies - 1;
+	shunt_mac_add(&nic->mac);
 	nic->bound = true;
 }
 
@@ -240,7 +306,7 @@ static void nic_unbind(struct shunt_nic *nic)
 	if (!nic->bound)
 		return;
 	nic->bound = false;
-	hash_del_rcu(&nic->hash);
+	shunt_mac_del(&nic->mac);
 	nf_unregister_net_hook(dev_net(nic->dev), nic->ops);
 	synchronize_net();
 	kfree(nic->ops);
@@ -263,9 +329,9 @@ void shunt_nic_allow(const struct shunt_abi_mac *macs, u32 n)
 	if (allowed_n)
 		memcpy(allowed, macs, allowed_n * sizeof(*macs));
 	list_for_each_entry(nic, &shunt_nics, list) {
-		if (is_allowed(nic->mac) && !nic->bound)
+		if (is_allowed(nic->mac.addr) && !nic->bound)
 			nic_bind(nic);
-		else if (!is_allowed(nic->mac))
+		else if (!is_allowed(nic->mac.addr))
 			nic_unbind(nic);
 	}
 	rtnl_unlock();
@@ -281,9 +347,10 @@ static void nic_add(struct net_device *dev)
 	if (!nic)
 		return;
 	nic->dev = dev;
-	ether_addr_copy(nic->mac, dev->perm_addr);
+	ether_addr_copy(nic->mac.addr, dev->perm_addr);
+	nic->mac.nic = nic;
 	list_add_tail(&nic->list, &shunt_nics);
-	if (is_allowed(nic->mac))
+	if (is_allowed(nic->mac.addr))
 		nic_bind(nic);
 }
 

@@ -89,25 +89,27 @@ static int frame_metadata(struct sk_buff *skb, const struct shunt_abi_pkt *pkt)
 }
 
 /*
- * Is this a frame that this peer may send us? Returns the NIC it is for, or NULL.
+ * Is this a frame that this peer may send us? Returns the device that receives it, or NULL.
  * Source and destination are checked against what the host says, in the private copy.
  */
-static struct shunt_nic *frame_nic(struct shunt_link *link, const struct sk_buff *skb)
+static struct net_device *frame_dev(struct shunt_link *link, const struct sk_buff *skb)
 {
 	const struct ethhdr *eth = (const struct ethhdr *)skb->data;
+	struct shunt_mac *from;
 
 	if (eth->h_proto != htons(ETH_P_IP) && eth->h_proto != htons(ETH_P_IPV6))
 		return NULL;
-	if (!link->peer || !shunt_peer_owns(link->peer, eth->h_source))
+	from = shunt_mac_lookup(eth->h_source);
+	if (!from || !from->peer || from->peer != link->peer)
 		return NULL;
-	return shunt_nic_lookup(eth->h_dest);
+	return shunt_nic_receiver(eth->h_dest);
 }
 
 /* One record. False: it is malformed beyond refusing a frame, the peer is broken. */
 static bool receive_one(struct shunt_link *link, const void *rec, u32 len)
 {
 	struct shunt_abi_pkt pkt;
-	struct shunt_nic *nic;
+	struct net_device *dev;
 	struct sk_buff *skb;
 
 	if (len < sizeof(pkt) + ETH_HLEN || len > sizeof(pkt) + SHUNT_ABI_PKT_FRAME_MAX)
@@ -119,14 +121,14 @@ static bool receive_one(struct shunt_link *link, const void *rec, u32 len)
 		stat_add(&link->stats.rx_nomem, 1);
 		return true;
 	}
-	nic = frame_nic(link, skb);
-	if (!nic || !netif_running(nic->dev) || frame_metadata(skb, &pkt)) {
+	dev = frame_dev(link, skb);
+	if (!dev || frame_metadata(skb, &pkt)) {
 		stat_add(&link->stats.rx_refused, 1);
 		trace_shunt_receive(link->dev->bdf, len, SHUNT_ABI_R_BROKEN_RECORD);
 		kfree_skb(skb);
 		return true;
 	}
-	skb->protocol = eth_type_trans(skb, nic->dev);
+	skb->protocol = eth_type_trans(skb, dev);
 	if (pkt.flags & SHUNT_ABI_PKT_DATA_VALID)
 		skb->ip_summed = CHECKSUM_UNNECESSARY;
 	stat_add(&link->stats.rx_frames, 1);

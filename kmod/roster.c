@@ -1,60 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Peers: the co-resident VMs shuntd lets us see, and the table that finds one by MAC.
+ * Peers: the co-resident VMs shuntd lets us see.
  *
- * Writers hold shunt_mutex; the egress hook and NAPI read under RCU. A peer is freed only after its
+ * Writers hold shunt_mutex; the egress hook and NAPI find a peer by MAC, under RCU. A peer is freed only after its
  * link is closed, its MAC entries are gone and a grace period passed.
  */
-#include <linux/hashtable.h>
-#include <linux/jhash.h>
-#include <linux/rculist.h>
 #include <linux/slab.h>
 
 #include "shunt.h"
 
-struct shunt_peer_mac {
-	struct hlist_node node;
-	struct shunt_peer *peer;
-	u8 mac[ETH_ALEN];
-	struct rcu_head rcu;
-};
-
 LIST_HEAD(shunt_peers);
-
-static DEFINE_HASHTABLE(shunt_macs, 8);
-
-static u32 mac_key(const u8 *mac)
-{
-	return jhash(mac, ETH_ALEN, 0);
-}
-
-/**
- * shunt_peer_lookup() - the peer that owns a destination MAC, or NULL
- * @mac: 6 bytes
- *
- * Context: RCU read side; the peer is valid until it ends.
- */
-struct shunt_peer *shunt_peer_lookup(const u8 *mac)
-{
-	struct shunt_peer_mac *e;
-
-	hash_for_each_possible_rcu(shunt_macs, e, node, mac_key(mac))
-		if (ether_addr_equal(e->mac, mac))
-			return e->peer;
-	return NULL;
-}
-
-/**
- * shunt_peer_owns() - is @mac one of the peer's, as the host knows them?
- * @peer: a roster entry
- * @mac: 6 bytes
- *
- * Context: RCU read side. Goes through the table, so it never sees a half-written entry.
- */
-bool shunt_peer_owns(const struct shunt_peer *peer, const u8 *mac)
-{
-	return shunt_peer_lookup(mac) == peer;
-}
 
 /**
  * shunt_peer_find() - the roster entry of a VM, or NULL
@@ -99,38 +54,32 @@ void shunt_peer_count(struct shunt_peer *peer)
 	shunt_uplink_kick();
 }
 
+/* Nothing finds the peer by an address any more when this returns. */
 static void peer_unhash(struct shunt_peer *peer)
 {
 	u32 i;
 
-	for (i = 0; i < peer->macs; i++) {
-		hash_del_rcu(&peer->entry[i]->node);
-		kfree_rcu(peer->entry[i], rcu);
-		peer->entry[i] = NULL;
-	}
+	for (i = 0; i < peer->macs; i++)
+		shunt_mac_del(&peer->mac[i]);
 	peer->macs = 0;
+	synchronize_net();
 }
 
-static int peer_hash(struct shunt_peer *peer, const struct shunt_abi_msg_roster *msg)
+static void peer_hash(struct shunt_peer *peer, const struct shunt_abi_msg_roster *msg)
 {
 	u32 i, n = min_t(u32, msg->nics, SHUNT_ABI_NICS_MAX);
 
 	for (i = 0; i < n; i++) {
-		const u8 *mac = msg->nic[i].addr;
-		struct shunt_peer_mac *e;
+		struct shunt_mac *mac = &peer->mac[peer->macs];
 
-		if (!is_valid_ether_addr(mac))
+		if (!is_valid_ether_addr(msg->nic[i].addr))
 			continue;
-		e = kzalloc(sizeof(*e), GFP_KERNEL);
-		if (!e)
-			return -ENOMEM;
-		ether_addr_copy(e->mac, mac);
-		e->peer = peer;
-		ether_addr_copy(peer->mac[peer->macs], mac);
-		peer->entry[peer->macs++] = e;
-		hash_add_rcu(shunt_macs, &e->node, mac_key(mac));
+		ether_addr_copy(mac->addr, msg->nic[i].addr);
+		mac->peer = peer;
+		mac->mtu = SHUNT_MTU_UNKNOWN;
+		shunt_mac_add(mac);
+		peer->macs++;
 	}
-	return 0;
 }
 
 static bool same_macs(const struct shunt_peer *peer, const struct shunt_abi_msg_roster *msg)
@@ -140,15 +89,42 @@ static bool same_macs(const struct shunt_peer *peer, const struct shunt_abi_msg_
 	if (peer->macs != msg->nics)
 		return false;
 	for (i = 0; i < peer->macs; i++)
-		if (!ether_addr_equal(peer->mac[i], msg->nic[i].addr))
+		if (!ether_addr_equal(peer->mac[i].addr, msg->nic[i].addr))
 			return false;
 	return true;
+}
+
+/**
+ * shunt_peer_hear() - what the peer says its NICs take through the ring
+ * @peer: the peer
+ * @theirs: its line in the segment, hostile: what it says limits only what is sent to it
+ *
+ * Context: shunt_mutex.
+ */
+void shunt_peer_hear(struct shunt_peer *peer, const struct shunt_abi_member *theirs)
+{
+	struct shunt_abi_member_nic said[SHUNT_ABI_NICS_MAX];
+	u32 i, k;
+
+	lockdep_assert_held(&shunt_mutex);
+	for (k = 0; k < SHUNT_ABI_NICS_MAX; k++) {
+		u64 raw = READ_ONCE(*(const u64 *)&theirs->nic[k]);	/* address and MTU belong together */
+
+		memcpy(&said[k], &raw, sizeof(raw));
+	}
+	for (i = 0; i < peer->macs; i++) {
+		u16 mtu = SHUNT_MTU_UNKNOWN;
+
+		for (k = 0; k < SHUNT_ABI_NICS_MAX; k++)
+			if (said[k].mtu && ether_addr_equal(said[k].addr, peer->mac[i].addr))
+				mtu = said[k].mtu;
+		WRITE_ONCE(peer->mac[i].mtu, mtu);
+	}
 }
 
 static int roster_add(const struct shunt_abi_msg_roster *msg)
 {
 	struct shunt_peer *peer = shunt_peer_find(msg->vm_id);
-	int err = 0;
 
 	if (!peer) {
 		peer = kzalloc(sizeof(*peer), GFP_KERNEL);
@@ -165,16 +141,16 @@ static int roster_add(const struct shunt_abi_msg_roster *msg)
 	peer->stale = false;
 	if (!same_macs(peer, msg)) {
 		peer_unhash(peer);
-		err = peer_hash(peer, msg);
+		peer_hash(peer, msg);
 	}
 	shunt_netlink_event(peer);
-	return err;
+	return 0;
 }
 
 /*
  * Proof that nothing refers to a freed peer: its link is closed by force first (link->peer NULL,
  * peer->link NULL), its MAC entries leave the table, and the data path, which found it only
- * through those, is waited for by synchronize_net().
+ * through those, is waited for by peer_unhash().
  */
 static void peer_free(struct shunt_peer *peer)
 {
@@ -189,7 +165,6 @@ static void peer_free(struct shunt_peer *peer)
 			}
 	list_del(&peer->list);
 	peer_unhash(peer);
-	synchronize_net();
 	kfree(peer);
 }
 

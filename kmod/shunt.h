@@ -55,9 +55,27 @@ extern uint shunt_release_ms;
 
 #define SHUNT_LIVENESS_MS 100
 
-/* ---- peers: roster.c ---- */
+/* ---- MACs: mac.c ---- */
 
 struct shunt_link;
+struct shunt_nic;
+struct shunt_peer;
+
+#define SHUNT_MTU_UNKNOWN U16_MAX
+
+struct shunt_mac {
+	struct hlist_node node;
+	u8 addr[ETH_ALEN];
+	u16 mtu;		/* a peer's: largest packet it takes by ring, SHUNT_ABI_MTU_NONE: none at all */
+	struct shunt_peer *peer;	/* whose it is, or */
+	struct shunt_nic *nic;	/* ours */
+};
+
+struct shunt_mac *shunt_mac_lookup(const u8 *addr);
+void shunt_mac_add(struct shunt_mac *mac);
+void shunt_mac_del(struct shunt_mac *mac);
+
+/* ---- peers: roster.c ---- */
 
 struct shunt_peer {
 	struct list_head list;		/* shunt_peers; shunt_mutex */
@@ -67,8 +85,7 @@ struct shunt_peer {
 	char name[SHUNT_ABI_NAME_MAX];
 	char label[SHUNT_ABI_NAME_MAX];
 	u32 macs;
-	u8 mac[SHUNT_ABI_NICS_MAX][ETH_ALEN];
-	struct shunt_peer_mac *entry[SHUNT_ABI_NICS_MAX];
+	struct shunt_mac mac[SHUNT_ABI_NICS_MAX];
 
 	struct shunt_link __rcu *link;	/* set while frames may be sent to it */
 
@@ -79,7 +96,6 @@ struct shunt_peer {
 	unsigned long wanted;		/* jiffies of the last WANT, 0: never */
 	bool want;			/* a WANT is to be sent */
 	bool stale;			/* not named since the roster's RESET; shunt_mutex */
-	struct rcu_head rcu;
 };
 
 extern struct list_head shunt_peers;
@@ -87,22 +103,19 @@ extern struct list_head shunt_peers;
 int shunt_roster_apply(const struct shunt_abi_msg_roster *msg);
 void shunt_roster_clear(void);
 struct shunt_peer *shunt_peer_find(u32 vm_id);
-struct shunt_peer *shunt_peer_lookup(const u8 *mac);
 void shunt_peer_count(struct shunt_peer *peer);
-bool shunt_peer_owns(const struct shunt_peer *peer, const u8 *mac);
+void shunt_peer_hear(struct shunt_peer *peer, const struct shunt_abi_member *theirs);
 
 /* ---- NICs: nic.c ---- */
 
 struct shunt_nic {
 	struct list_head list;		/* shunt_nics; rtnl */
-	struct hlist_node hash;		/* by MAC while bound; RCU */
 	struct net_device *dev;
-	u8 mac[ETH_ALEN];		/* permanent address */
+	struct shunt_mac mac;		/* permanent address; in the table while bound */
 	bool bound;			/* named by shuntd, hook registered */
-	const void *plain_root;		/* qdisc kinds last found harmless; compared, never followed */
-	const void *plain_leaf;
+	unsigned long looked;		/* jiffies of the last look for obstacles */
+	bool clear;			/* there was none */
 	struct nf_hook_ops *ops;
-	struct rcu_head rcu;
 };
 
 extern struct list_head shunt_nics;
@@ -110,8 +123,17 @@ extern struct list_head shunt_nics;
 int shunt_nic_init(void);
 void shunt_nic_exit(void);
 void shunt_nic_allow(const struct shunt_abi_mac *macs, u32 n);
-struct shunt_nic *shunt_nic_lookup(const u8 *mac);
-const char *shunt_nic_obstacle(const struct shunt_nic *nic);
+bool shunt_nic_owns(const u8 *addr);
+bool shunt_nic_clear(struct shunt_nic *nic);
+struct net_device *shunt_nic_receiver(const u8 *addr);
+void shunt_nic_publish(struct shunt_abi_member *own);
+void shunt_nic_describe(const struct shunt_nic *nic, char *buf, size_t size);
+
+/* ---- frames: frame.c ---- */
+
+enum shunt_net_cause shunt_frame_judge(struct shunt_nic *nic, const struct shunt_mac *to, struct sk_buff *skb);
+bool shunt_frame_plain(const struct sk_buff *skb);
+unsigned int shunt_frame_transmit(struct shunt_link *link, struct net_device *dev, struct sk_buff *skb);
 
 /* ---- links: link.c ---- */
 
@@ -178,6 +200,7 @@ struct shunt_link {
 	struct hrtimer defer;
 
 	struct shunt_abi_link_stats stats;	/* each field: one writer */
+	atomic64_t causes[SHUNT_NET_MAX];	/* frames for the peer that took the network, by cause */
 };
 
 int shunt_link_init(struct shunt_link *link, struct shunt_device *dev, u16 peer_member);
@@ -190,6 +213,7 @@ bool shunt_link_busy(const struct shunt_link *link);
 void shunt_link_wait_closed(void);
 void shunt_link_kick(struct shunt_link *link);
 void shunt_link_tick(struct shunt_link *link);
+void shunt_link_stats(const struct shunt_link *link, struct shunt_abi_link_stats *ret_stats);
 
 /* ---- packet path: transmit.c, receive.c, poller.c ---- */
 

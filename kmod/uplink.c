@@ -183,7 +183,7 @@ static void send_hello(void)
 	rtnl_lock();
 	list_for_each_entry(nic, &shunt_nics, list)
 		if (msg->nics < SHUNT_ABI_NICS_MAX)
-			ether_addr_copy(msg->nic[msg->nics++].addr, nic->mac);
+			ether_addr_copy(msg->nic[msg->nics++].addr, nic->mac.addr);
 	rtnl_unlock();
 	welcomed = false;
 	shunt_uplink.state = SHUNT_UPLINK_HELLO;
@@ -321,7 +321,7 @@ static void send_stats(const struct shunt_link *link, struct shunt_abi_msg_stats
 	msg->segment_id = link->dev->hdr.segment_id;
 	msg->peer_member = link->peer_member;
 	msg->vm_id = link->peer->vm_id;
-	msg->stats = link->stats;
+	shunt_link_stats(link, &msg->stats);
 	send(&msg->msg, SHUNT_ABI_MSG_STATS, sizeof(*msg));
 }
 

@@ -17,6 +17,11 @@
 #include <net/page_pool.h>
 #endif
 
+/* 6.5 gave segmentation a header of its own. */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 5, 0)
+#include <net/gso.h>
+#endif
+
 /* 6.10 gave dummy netdevs an allocator of their own and made init_dummy_netdev() private. */
 static inline struct net_device *shunt_dummy_netdev_alloc(void)
 {
@@ -37,6 +42,16 @@ static inline void shunt_dummy_netdev_free(struct net_device *dev)
 	free_netdev(dev);
 #else
 	kfree(dev);
+#endif
+}
+
+/* 6.9 and later keep the "decrypted" bit under a configuration option of its own. */
+static inline bool shunt_skb_decrypted(const struct sk_buff *skb)
+{
+#if IS_ENABLED(CONFIG_TLS_DEVICE) || IS_ENABLED(CONFIG_SKB_DECRYPTED)
+	return skb->decrypted;
+#else
+	return false;
 #endif
 }
 

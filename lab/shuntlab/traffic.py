@@ -31,6 +31,11 @@ def stats(vm, other):
     return entry["stats"]
 
 
+def causes(vm, other):
+    """Why frames from @vm to its linked peer @other took the network: frames by cause."""
+    return peer(vm, other)["network_causes"]
+
+
 def is_up(a, b):
     """Do both ends say that the link is up?"""
     return all(peer(x, y).get("link") == "up" for x, y in ((a, b), (b, a)))
@@ -54,10 +59,36 @@ def tool(vm, name):
     return f"exec python3 /usr/local/bin/{name}"
 
 
+PORT = 7036
+
+
+def exchange(a, b, address=None, inside=("", ""), mib=4, sizes=(56, 1400, 8000)):
+    """
+    Any traffic from @a to @address of @b (or of stations inside them: @inside is put before their commands): echo
+    requests, datagrams that come back unchanged, and one TCP connection that carries @mib each way, every byte
+    compared. Nothing may be lost.
+    """
+    address = address or b.ip
+    before, behind = (f"{word} " if word else "" for word in inside)
+    for vm in (a, b):
+        if vm.run("test -e /usr/local/bin/station.py").status:
+            for name in ("stream.py", "datagram.py", "station.py"):
+                tool(vm, name)
+    server = b.bg(f"{behind}python3 /usr/local/bin/station.py serve {PORT} {mib << 20}")
+    server.wait_output("listening")
+    for size in sizes:
+        out = a.sh(f"{before}ping -q -c 5 -i 0.02 -W 5 -s {size} {address}")
+        expect("5 received, 0% packet loss" in out, f"{size} bytes to {address}: {out}")
+    a.sh(f"{before}python3 /usr/local/bin/station.py visit {address} {PORT} {mib << 20} {' '.join(map(str, sizes))}",
+         timeout=120)
+    server.wait(30)
+
+
 def tap_frames(vm):
-    """Frames the VM sent over its real NIC, as its host counts them."""
+    """Frames the VM sent over its real NICs, as its host counts them."""
     host = getattr(vm.lab, vm.host)
-    return int(host.sh(f"cat /sys/class/net/{vm.name}/statistics/rx_packets"))
+    return sum(map(int, host.sh(f"cat /sys/class/net/{vm.name}/statistics/rx_packets "
+                                f"/sys/class/net/{vm.name}-*/statistics/rx_packets 2>/dev/null || :").split()))
 
 
 class Counted:

@@ -27,7 +27,6 @@
 #include <shunt/abi/segment.h>
 
 #define SHUNT_ABI_NAME_MAX 64u		/* names and labels, NUL-terminated within it */
-#define SHUNT_ABI_NICS_MAX 8u
 #define SHUNT_ABI_LINK_CHANNELS 4u	/* channels a LINK_OPEN can carry */
 
 enum shunt_abi_msg_type {

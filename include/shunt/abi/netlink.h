@@ -57,9 +57,26 @@ enum shunt_genl_attr {
 	SHUNT_A_LINK_AGE_MS,	/* u64: since the last state change */
 	SHUNT_A_SEGMENT_KIND,	/* u32, enum shunt_abi_kind: of the uplink (STATUS), of the link (PEER) */
 	SHUNT_A_PEER_REASON,	/* u32, enum shunt_abi_reason: why shuntd makes no link with it, 0: none known */
+	SHUNT_A_LINK_CAUSES,	/* n * u64, by enum shunt_net_cause: frames that took the network */
 	__SHUNT_A_MAX
 };
 #define SHUNT_A_MAX (__SHUNT_A_MAX - 1)
+
+/* Why a frame for a peer with a link took the network all the same. Wording: cli/print.c. */
+enum shunt_net_cause {
+	SHUNT_NET_CROSSES,	/* it does not: it goes into the ring */
+	SHUNT_NET_SOURCE,	/* its source is none of this guest's own MACs: bridged, macvlan, changed */
+	SHUNT_NET_VLAN,		/* VLAN-tagged */
+	SHUNT_NET_PROTOCOL,	/* neither IPv4 nor IPv6, or malformed */
+	SHUNT_NET_NEIGHBOUR,	/* ARP, neighbour and router discovery */
+	SHUNT_NET_DHCP,
+	SHUNT_NET_MTU,		/* larger than the MTU of the NIC or of the peer's */
+	SHUNT_NET_CRYPTO,	/* IPsec or TLS that the NIC's driver is to encrypt */
+	SHUNT_NET_NIC,		/* something is attached to the NIC, or it is down: see its state */
+	SHUNT_NET_PEER_NIC,	/* the same at the peer's NIC */
+	SHUNT_NET_LINK,		/* the link is stalled or closing */
+	SHUNT_NET_MAX
+};
 
 enum shunt_uplink_state {
 	SHUNT_UPLINK_ABSENT,	/* no uplink device: shuntd has not attached this VM */

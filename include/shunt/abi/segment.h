@@ -37,6 +37,7 @@
 #define SHUNT_ABI_GROUP_VECTORS 2u	/* of a group's device; those of pairs have more */
 #define SHUNT_ABI_MEMBERS_MAX 16u	/* shuntd included */
 #define SHUNT_ABI_CHANNELS_MAX 128u	/* a group of 15 VMs has 105 */
+#define SHUNT_ABI_NICS_MAX 8u
 
 enum shunt_abi_kind {
 	SHUNT_ABI_UPLINK = 1,
@@ -75,8 +76,16 @@ enum shunt_abi_member_state {
 	SHUNT_ABI_CLOSED = 3,	/* consumed all it will; touches the rings no more in this epoch */
 };
 
+#define SHUNT_ABI_MTU_NONE 1u	/* frames for this NIC take the network, all of them */
+
+/* What a NIC of a member takes through rings. Written and read whole: one aligned word. */
+struct shunt_abi_member_nic {
+	__u8 addr[6];		/* its permanent address; zero: entry unused */
+	__u16 mtu;		/* largest IP packet; SHUNT_ABI_MTU_NONE; 0: not said */
+};
+
 /*
- * Two lines per member; line 0 is written by the member itself. In a group, where a member has several
+ * Two lines per member, written by the member itself. In a group, where a member has several
  * links, each link has two such entries of its own besides (ends_off of LINK_OPEN).
  */
 struct shunt_abi_member {
@@ -87,7 +96,8 @@ struct shunt_abi_member {
 	__u32 running;		/* nonzero while the member is executing (hint for spinning) */
 	__u32 doorbells;	/* doorbells this member has rung on the segment (diagnosis) */
 	__u64 reserved0[4];
-	__u64 reserved1[8];	/* line 1: reserved */
+	/* line 1; a hint for senders. Changes when the guest changes its NICs */
+	struct shunt_abi_member_nic nic[SHUNT_ABI_NICS_MAX];
 };
 
 enum shunt_abi_channel_type {
@@ -159,6 +169,8 @@ SHUNT_ABI_ASSERT(sizeof(struct shunt_abi_segment) == 256, "segment header");
 SHUNT_ABI_ASSERT(__builtin_offsetof(struct shunt_abi_segment, segment_id) == 24, "segment id");
 SHUNT_ABI_ASSERT(__builtin_offsetof(struct shunt_abi_segment, pool_off) == 64, "pool offset");
 SHUNT_ABI_ASSERT(sizeof(struct shunt_abi_member) == 128, "member entry is 2 lines");
+SHUNT_ABI_ASSERT(sizeof(struct shunt_abi_member_nic) == 8, "member's NIC is a word");
+SHUNT_ABI_ASSERT(__builtin_offsetof(struct shunt_abi_member, nic) == 64, "member's NICs are a line");
 SHUNT_ABI_ASSERT(sizeof(struct shunt_abi_channel) == 64, "channel entry is 1 line");
 SHUNT_ABI_ASSERT(sizeof(struct shunt_abi_mailbox) == 4096 + 2 * SHUNT_ABI_MAILBOX_RING, "mailbox");
 SHUNT_ABI_ASSERT(sizeof(struct shunt_abi_pkt) == 16, "packet header");

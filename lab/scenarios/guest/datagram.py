@@ -156,4 +156,5 @@ def raw_ask(host, protocol, count, *sizes):
 
 COMMANDS = {"echo": echo, "ask": ask, "try": attempt, "hear": hear, "say": say, "raw-echo": raw_echo,
             "raw-ask": raw_ask}
-COMMANDS[sys.argv[1]](*sys.argv[2:])
+if __name__ == "__main__":
+    COMMANDS[sys.argv[1]](*sys.argv[2:])
