@@ -20,7 +20,7 @@ CLEAN :=
 
 include $(sort $(wildcard core/module.mk daemon/module.mk cli/module.mk lib/module.mk kmod/module.mk tests/module.mk tests/fuzz/module.mk tests/lint/module.mk docs/assumptions/module.mk lab/module.mk bench/module.mk man/module.mk))
 
-.PHONY: all help clean lint install install-module
+.PHONY: all help clean lint install install-module dkms install-dkms
 PREFIX ?= /usr
 SYSCONFDIR ?= /etc
 UNITDIR ?= /lib/systemd/system
@@ -46,6 +46,19 @@ install-module: ## build shunt.ko for the running kernel and install it, in a gu
 	install -D -m 644 $(BUILD)/kmod/$(or $(KRELEASE),$(shell uname -r))/shunt.ko \
 		$(DESTDIR)/lib/modules/$(or $(KRELEASE),$(shell uname -r))/extra/shunt.ko
 	[ -n "$(DESTDIR)" ] || depmod $(or $(KRELEASE),$(shell uname -r))
+
+DKMS_TREE := $(BUILD)/dkms/shunt-$(VERSION)
+dkms: ## the module's sources as a tree for dkms, in build/dkms
+	rm -rf $(DKMS_TREE)
+	kmod/stage $(DKMS_TREE) $(VERSION)
+	sed 's/@VERSION@/$(VERSION)/' contrib/dkms/dkms.conf.in >$(DKMS_TREE)/dkms.conf
+	cp LICENSES/GPL-2.0-only.txt $(DKMS_TREE)/COPYING
+
+install-dkms: dkms ## put them into /usr/src and let dkms build and install the module, in a guest (DESTDIR=)
+	rm -rf $(DESTDIR)/usr/src/shunt-$(VERSION)
+	mkdir -p $(DESTDIR)/usr/src
+	cp -r $(DKMS_TREE) $(DESTDIR)/usr/src/
+	[ -n "$(DESTDIR)" ] || dkms install --force shunt/$(VERSION)
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST) | sort

@@ -34,11 +34,12 @@ def parser():
     p.add_argument("--queues", type=int, default=1, metavar="N", help="queue pairs of each NIC")
     p.add_argument("--mem", type=int, default=768, metavar="MIB")
     p.add_argument("--machine", action="append", default=[], metavar="[VM=]TYPE",
-                   help="pc (default) or q35, of all VMs or of one; may be repeated")
+                   help="pc (default), q35 or q35-pciehp, of all VMs or of one; may be repeated")
     p.add_argument("--ports", type=int, default=4, metavar="N", help="free root ports of a q35 machine")
     p.add_argument("--port-room", default="256M", metavar="SIZE",
                    help="memory window of each (pref64-reserve); 0: what the firmware gives")
-    p.add_argument("--with", nargs="+", default=[], metavar="PACKAGE", help="more Debian packages in the image")
+    p.add_argument("--with", nargs="+", default=[], metavar="PACKAGE", help="more Debian packages in the image;"
+                   " linux-headers: those of the kernels")
     p.add_argument("--place", action="append", default=[], metavar="VM=HOST", help="put a VM on a host")
 
     p = sub.add_parser("exec", help="run a command in a guest")

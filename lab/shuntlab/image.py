@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 
 from . import kernel as kernels
-from .apt import SOURCES
+from .apt import BACKPORTS, SOURCES
 from .paths import BUILD, LAB, LabError, cache, digest
 from .progress import say
 from .state import locked
@@ -34,17 +34,19 @@ rm -f "$1/etc/resolv.conf" "$1/etc/hostname"
 def image(extra=()):
     """The squashfs with the lab's packages and @extra ones; made at the first use (about a minute)."""
     packages = sorted(set(PACKAGES) | set(extra))
-    recipe = digest(" ".join(packages), " ".join(SOURCES), CUSTOMIZE)
+    # The newer kernels' headers are only in backports, and apt takes nothing else from there unasked.
+    sources = SOURCES + [BACKPORTS] * any(package.startswith("linux-headers-") for package in extra)
+    recipe = digest(" ".join(packages), " ".join(sources), CUSTOMIZE)
     path = cache("images", f"{recipe}.squashfs")
     if not path.exists():
         with locked(cache("lock")):
             if not path.exists():
-                make_image(packages, path)
+                make_image(packages, sources, path)
     return path
 
 
-def make_image(packages, path):
-    """mmdebstrap @packages into @path."""
+def make_image(packages, sources, path):
+    """mmdebstrap @packages of @sources into @path."""
     say(f"making the guest image of {len(packages)} packages (once, about a minute)")
     work = path.with_name(f"{path.name}.tmp{os.getpid()}.squashfs")
     log = path.with_suffix(".log")
@@ -56,7 +58,7 @@ def make_image(packages, path):
         argv = ["mmdebstrap", "--variant=minbase", "--include=" + ",".join(packages),
                 "--aptopt=Apt::Install-Recommends false", '--aptopt=Acquire::Languages "none"',
                 "--aptopt=Acquire::Retries 3", *excludes, f"--customize-hook=sh {hook.name} \"$1\"",
-                "--format=tar", "bookworm", f"{work}.tar", *SOURCES]
+                "--format=tar", "bookworm", f"{work}.tar", *sources]
         try:
             if subprocess.run(argv, stdout=out, stderr=subprocess.STDOUT).returncode:
                 raise LabError(f"the guest image could not be made:\n{tail(log)}")

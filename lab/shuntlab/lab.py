@@ -51,7 +51,7 @@ def _up(lab, options):
     records = new_records(options)
     kernels = [kernel.get(version) for version in sorted({r["kernel"] for r in records.values()})]
     check_shunt(options, kernels)
-    root = str(image.image(options["with"]))
+    root = str(image.image(with_headers(options["with"], kernels)))
     accelerator = "kvm" if all(accel.choose(k) == "kvm" for k in kernels) else "tcg"
     say(f"kernel {' and '.join(k.release for k in kernels)}, accelerator {accelerator}")
     if options["hosts"] > 1:
@@ -71,6 +71,12 @@ def _up(lab, options):
         for name in lab["vms"]:
             install(name)
             load(lab, name)
+
+
+def with_headers(packages, kernels):
+    """The packages @packages, where "linux-headers" stands for those of @kernels."""
+    return [name for package in packages for name in
+            ([f"linux-headers-{k.release}" for k in kernels] if package == "linux-headers" else [package])]
 
 
 def new_records(options):

@@ -11,6 +11,9 @@ from .qmp import Qmp
 
 BOOT_SECONDS = 120      # emulated, with other work on the machine; usual is below 20
 SUN_PATH_MAX = 107
+# q35 plugs by ACPI as QEMU has it by default; q35-pciehp leaves it to the guest's native PCI Express hot-plug.
+MACHINES = {"pc": ["pc"], "q35": ["q35"],
+            "q35-pciehp": ["q35", "-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"]}
 
 
 def directory(name):
@@ -22,11 +25,11 @@ def new_record(number, host_name, options):
     """What is known of a VM before it runs."""
     name = f"vm{number}"
     machine = options["machines"].get(name, options["machine"])
-    if machine not in ("pc", "q35"):
-        raise LabError(f"machine {machine!r} of {name}: pc or q35")
+    if machine not in MACHINES:
+        raise LabError(f"machine {machine!r} of {name}: {', '.join(MACHINES)}")
     return {"number": number, "host": host_name, "ip": f"10.77.0.{10 + number}", "ip6": f"fd77::{10 + number}",
             "kernel": options["kernels"].get(name, options["kernel"]), "vcpus": options["vcpus"],
-            "mem": options["mem"], "machine": machine, "ports": options["ports"] if machine == "q35" else 0,
+            "mem": options["mem"], "machine": machine, "ports": options["ports"] if machine != "pc" else 0,
             "port_room": options["port_room"], "shared_memory": options["shared_memory"], "nics": options["nics"],
             "queues": options["queues"], "qemu": None}
 
@@ -97,7 +100,7 @@ def command_line(name, record, hosts, vms):
     disk = "if=none,format=raw,readonly=on"
     # maxcpus=2 at least: with 1, emulation drops the ordering of atomics between VMs.
     return ["ip", "netns", "exec", hosts[record["host"]]["netns"],
-            "qemu-system-x86_64", "-name", f"{name},process={name}", "-machine", record["machine"],
+            "qemu-system-x86_64", "-name", f"{name},process={name}", "-machine", *MACHINES[record["machine"]],
             *accel.FLAGS[accelerator], "-smp", f"{vcpus},maxcpus={max(2, vcpus)}", "-m", str(record["mem"]), *_memory(record),
             "-nodefaults", "-no-user-config", "-display", "none",
             "-kernel", str(kern.boot_image), "-initrd", str(image.initramfs(kern)),
