@@ -148,11 +148,18 @@ static void close_fd(int *fd)
 	*fd = -1;
 }
 
+/* A child that has not come to its setsid() has no group yet: then the signal is for it alone. */
+static void command_signal(const struct agent *a, int number)
+{
+	if (kill(-a->cmd.pid, number))
+		kill(a->cmd.pid, number);
+}
+
 /* Forget the session; a command still running loses its process group. */
 static void session_end(struct agent *a)
 {
 	if (a->cmd.pid) {
-		kill(-a->cmd.pid, SIGKILL);
+		command_signal(a, SIGKILL);
 		waitpid(a->cmd.pid, NULL, 0);
 		a->cmd.pid = 0;
 	}
@@ -390,7 +397,7 @@ static void on_frame(struct agent *a, int type, const uint8_t *data, size_t len)
 		break;
 	case F_KILL:
 		if (a->cmd.pid)
-			kill(-a->cmd.pid, len ? data[0] : SIGKILL);
+			command_signal(a, len ? data[0] : SIGKILL);
 		break;
 	}
 }

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pathlib
+import signal
 import subprocess
 import tempfile
 import time
@@ -81,6 +82,15 @@ def test_background(lab):
     expect(background.running, "it runs")
     result = background.stop()
     expect_equal((result.status, result.out), (3, "here\nbye\n"), "after SIGINT")
+
+
+def test_background_stopped_at_once(lab):
+    """A command told to stop before it has begun, or in its first moments, stops."""
+    for delay in [0] * 10 + [n / 1000 for n in range(20)]:
+        background = lab.vm1.bg("exec sleep 4713")
+        time.sleep(delay)       # any moment at all is what is tested
+        expect_equal(background.stop(signal.SIGTERM, timeout=10).status, 128 + signal.SIGTERM, f"after {delay} s")
+    expect(not lab.vm1.run("pgrep -f 'sleep 471[3]'").ok, "one still runs")
 
 
 def test_exec_latency(lab):

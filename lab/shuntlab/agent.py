@@ -4,6 +4,7 @@ import fcntl
 import os
 import selectors
 import socket
+import threading
 import time
 
 from .paths import LabError
@@ -43,6 +44,9 @@ class Session:
         self.lock = None
         self.received = bytearray()
         self.outgoing = bytearray()
+        self.wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)     # signals are waiting
+        self._signals = []
+        self._guard = threading.Lock()      # of the two above: signal() and close() may meet
         self._take_port(directory, deadline)
         try:
             self._hello(deadline)
@@ -90,14 +94,29 @@ class Session:
         self.sock.setblocking(False)
 
     def signal(self, number):
-        """Send the command's process group a signal; only when its input has ended (any thread may)."""
-        try:
-            self.sock.send(frame(KILL, bytes([number])))
-        except OSError:
-            pass        # it has just ended
+        """
+        Send the command's process group a signal. Any thread may, at any time: it is sent behind what makes the
+        agent start the command, and never within another frame.
+        """
+        with self._guard:
+            if self.wake >= 0:              # else it has just ended
+                self._signals.append(number)
+                os.eventfd_write(self.wake, 1)
+
+    def queue_signals(self):
+        """Queue the frames of the signals asked for."""
+        with self._guard:
+            os.eventfd_read(self.wake)
+            for number in self._signals:
+                self.outgoing += frame(KILL, bytes([number]))
+            self._signals.clear()
 
     def close(self):
         """Give the port back; a command that still runs is killed by the agent."""
+        with self._guard:
+            if self.wake >= 0:
+                os.close(self.wake)
+            self.wake = -1
         if self.sock:
             self.sock.close()
         if self.lock:
@@ -133,6 +152,7 @@ class Command:
         """Relay until the command ended; its exit status (124 when the time limit ended it)."""
         with self.selector:
             self.selector.register(self.session.sock, selectors.EVENT_READ)
+            self.selector.register(self.session.wake, selectors.EVENT_READ)
             while self.status is None:
                 self._feed()
                 self._interest()
@@ -181,6 +201,9 @@ class Command:
             self.selector.unregister(self.stdin)
 
     def _ready(self, ready, events):
+        if ready == self.session.wake:
+            self.session.queue_signals()
+            return
         if ready == self.stdin and isinstance(ready, int):
             self._send_stdin(os.read(ready, FRAME_MAX))
             return
