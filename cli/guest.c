@@ -282,7 +282,7 @@ static int ask(struct genl *g, uint8_t cmd, bool dump, json_t **ret_list)
 }
 
 /*
- * The path a peer's frames take, from its link's state. A peer without the module explains more than what once
+ * The path a peer's frames take, from its link's state. What shuntd says of the peer explains more than what once
  * became of the link, which is kept as "link_reason".
  */
 static void add_path(json_t *peer)
@@ -300,10 +300,10 @@ static void add_path(json_t *peer)
 		return;
 	if (reason)
 		json_object_set(peer, "link_reason", reason);
-	if (generation && !strcmp(generation, "0000000000000000"))
-		json_object_set_new(peer, "reason", reason_json(SHUNT_ABI_R_NO_MODULE));
-	else if (refused && strcmp(refused, "none"))
+	if (refused && strcmp(refused, "none"))
 		json_object_set(peer, "reason", roster);
+	else if (generation && !strcmp(generation, "0000000000000000"))
+		json_object_set_new(peer, "reason", reason_json(SHUNT_ABI_R_NO_MODULE));
 	else if (name && strcmp(name, "none"))
 		return;
 	else if (link && !strcmp(link, "stalled"))

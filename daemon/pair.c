@@ -681,7 +681,8 @@ uint32_t pair_reason(const struct pair *p, const char **ret_detail)
 		return p->broken ? p->broken : p->failed;
 	if (!allowed(p))
 		return SHUNT_ABI_R_POLICY;
-	if (!host_allows(p)) {
+	/* Of a VM whose QEMU is gone nothing can be known: that it is gone says more. */
+	if (vm_alive(p->vm[0]) && vm_alive(p->vm[1]) && !host_allows(p)) {
 		*ret_detail = hostpolicy_obstacle(p->vm[0], p->vm[1]);
 		return SHUNT_ABI_R_HOST_POLICY;
 	}

@@ -69,6 +69,20 @@ static unsigned int copy_nics(const struct vm *vm, struct shunt_abi_mac *to)
 	return n;
 }
 
+/*
+ * Why there is no link with a VM now, as far as it is its peers' business: who left on purpose is told apart from
+ * who has no module; what else is wrong with it is between it and the operator.
+ */
+static uint32_t told_reason(const struct vm *vm, const struct vm *peer)
+{
+	const char *detail;
+	uint32_t why = vm->detached ? SHUNT_ABI_R_DETACHED : vm_why_not(peer, &detail);
+
+	if (!why)
+		return hostpolicy_obstacle(vm, peer) ? SHUNT_ABI_R_HOST_POLICY : SHUNT_ABI_R_NONE;
+	return why == SHUNT_ABI_R_DETACHED || why == SHUNT_ABI_R_UNLOAD ? why : SHUNT_ABI_R_NO_MODULE;
+}
+
 static void make_entry(const struct vm *vm, const struct vm *peer, struct shunt_abi_msg_roster *m)
 {
 	memset(m, 0, sizeof(*m));
@@ -77,7 +91,7 @@ static void make_entry(const struct vm *vm, const struct vm *peer, struct shunt_
 	m->generation = vm_usable(peer) && !vm->detached ? peer->generation : 0;
 	m->features = peer->features;
 	m->nics = peer->shown_nics;
-	m->reason = hostpolicy_obstacle(vm, peer) ? SHUNT_ABI_R_HOST_POLICY : SHUNT_ABI_R_NONE;
+	m->reason = told_reason(vm, peer);
 	memcpy(m->nic, peer->shown_nic, sizeof(m->nic));
 	memcpy(m->name, peer->name, sizeof(m->name));
 	memcpy(m->label, peer->label, sizeof(m->label));

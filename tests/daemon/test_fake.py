@@ -108,6 +108,23 @@ def test_bad_config_keeps_the_old(w):
     w.up("a", "c")
 
 
+def test_peers_are_told_why(w):
+    """A guest's roster tells who left on purpose from who has no module, and nothing else of a peer's troubles."""
+    a, b = w.linked()
+    for act, why in ((lambda: w.d.result("detach", vm="b"), f.R_DETACHED),
+                     (lambda: b.do("bye", reason=f.R_DETACHED), f.R_DETACHED),
+                     (lambda: b.do("bye", reason=f.R_UNLOAD), f.R_UNLOAD),
+                     (lambda: b.do("bye", reason=f.R_BAR), f.R_NO_MODULE)):
+        a.wait("roster", op=f.ROSTER_ADD, name="b", generation=b.generation, reason=0)
+        a.forget()
+        act()
+        entry = a.wait("roster", op=f.ROSTER_ADD, name="b")
+        equal((entry["generation"], entry["reason"]), (0, why), "what a is told")
+        w.d.result("attach", vm="b")
+        w.hello(b)
+        w.up("a", "b")
+
+
 def test_detach_attach(w):
     a, b = w.linked()
     first = a.wait("open")
@@ -191,7 +208,8 @@ def test_reset(w):
     a.forget()
     b.do("event", name="RESET")
     equal(a.wait("close")["reason"], f.R_PEER_DEAD, "reason")
-    equal(a.wait("roster", op=f.ROSTER_ADD, name="b")["generation"], 0, "no module now")
+    entry = a.wait("roster", op=f.ROSTER_ADD, name="b")
+    equal((entry["generation"], entry["reason"]), (0, f.R_NO_MODULE), "no module now")
     w.d.wait_log("state=parked")
     equal(w.d.pair("a", "b")["reason"]["name"], "no-module", "why")
     w.hello(b)
