@@ -27,6 +27,7 @@ const char *host_socket(const char *option);
 
 void print_host(const char *command, const json_t *result);
 void print_guest(const char *command, const json_t *result);
+void make_printable(json_t *o);
 
 int complain(int code, const char *hint, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 

@@ -9,6 +9,7 @@
 #include "daemon/cleanup.h"
 
 #define DEFAULT_SOCKET "/run/shunt/shuntd.sock"
+#define ANSWER_MAX (64u << 20)	/* thousands of VMs are a tenth of it */
 
 /** host_socket() - The control socket's path: option, $SHUNT_SOCKET, default. */
 const char *host_socket(const char *option)
@@ -50,33 +51,73 @@ static int unreachable(const char *path, int error)
 	return complain(EXIT_UNREACHABLE, "", "%s: %s", path, strerror(-error));
 }
 
+/* NULL: something in it is not UTF-8. */
 static json_t *request_json(const struct request *r)
 {
 	json_t *o = json_pack("{s:s}", "cmd", r->command);
+	const char *const parts[][2] = { { "vm", r->vm }, { "qmp", r->qmp }, { "name", r->name },
+					 { "label", r->label } };
+	int bad = 0;
 
-	if (r->vm)
-		json_object_set_new(o, "vm", json_string(r->vm));
-	if (r->qmp)
-		json_object_set_new(o, "qmp", json_string(r->qmp));
-	if (r->name)
-		json_object_set_new(o, "name", json_string(r->name));
-	if (r->label)
-		json_object_set_new(o, "label", json_string(r->label));
+	for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++)
+		if (parts[i][1])
+			bad |= json_object_set_new(o, parts[i][0], json_string(parts[i][1]));
+	if (bad) {
+		json_decref(o);
+		return NULL;
+	}
 	return o;
 }
 
-static json_t *converse(int fd, const struct request *r)
+static int say(int fd, const struct request *r)
 {
 	_cleanup_json_ json_t *req = request_json(r);
-	_cleanup_free_ char *line = NULL;
-	_cleanup_file_ FILE *f = fdopen(dup(fd), "r+");
-	size_t size = 0;
-	ssize_t n;
+	_cleanup_free_ char *line = req ? json_dumps(req, JSON_COMPACT) : NULL;
+	size_t sent = 0, len;
 
-	if (!f || json_dumpf(req, f, JSON_COMPACT) || fputc('\n', f) == EOF || fflush(f))
-		return NULL;
-	n = getline(&line, &size, f);
-	return n > 0 ? json_loadb(line, (size_t)n, 0, NULL) : NULL;
+	if (!line)
+		return -EINVAL;
+	len = strlen(line);
+	line[len++] = '\n';	/* in place of its NUL */
+	while (sent < len) {
+		ssize_t n = send(fd, line + sent, len - sent, MSG_NOSIGNAL);
+
+		if (n < 0)
+			return -errno;
+		sent += (size_t)n;
+	}
+	return 0;
+}
+
+/* One line, however it is cut; whatever listens there must not fill our memory. */
+static json_t *hear(int fd)
+{
+	_cleanup_free_ char *buf = NULL;
+	size_t len = 0, size = 0;
+	char *end = NULL;
+
+	while (!end) {
+		ssize_t n;
+
+		if (len == size) {
+			size = size ? 2 * size : 1 << 16;
+			if (size > ANSWER_MAX)
+				return NULL;
+			buf = realloc(buf, size);
+		}
+		n = recv(fd, buf + len, size - len, 0);
+		if (n <= 0)
+			return NULL;
+		end = memchr(buf + len, '\n', (size_t)n);
+		len += (size_t)n;
+	}
+	return json_loadb(buf, (size_t)(end - buf), 0, NULL);
+}
+
+static bool well_formed(const struct request *r, const json_t *result)
+{
+	return !strcmp(r->command, "peers") || !strcmp(r->command, "links") || !strcmp(r->command, "stats") ?
+	       json_is_array(result) : json_is_object(result);
 }
 
 /** host_request() - Ask shuntd. See cli.h. */
@@ -86,17 +127,22 @@ int host_request(const struct request *r, json_t **ret_result)
 	_cleanup_close_ int fd = dial(path);
 	_cleanup_json_ json_t *answer = NULL;
 	const char *error, *hint;
+	int code;
 
 	if (fd < 0)
 		return unreachable(path, fd);
-	answer = converse(fd, r);
+	code = say(fd, r);
+	if (code == -EINVAL)
+		return complain(EXIT_USAGE, "", "names and paths must be UTF-8");
+	answer = hear(fd);
 	if (!answer)
 		return complain(EXIT_UNREACHABLE, "see its log: journalctl -u shuntd",
 				"shuntd closed the connection without an answer");
-	if (json_is_true(json_object_get(answer, "ok"))) {
+	if (json_is_true(json_object_get(answer, "ok")) && well_formed(r, json_object_get(answer, "result"))) {
 		*ret_result = json_incref(json_object_get(answer, "result"));
 		return EXIT_OK;
 	}
+	make_printable(answer);
 	error = json_string_value(json_object_get(answer, "error"));
 	hint = json_string_value(json_object_get(answer, "hint"));
 	return complain(EXIT_FAILED, hint ? hint : "", "%s", error ? error : "malformed answer");

@@ -172,6 +172,7 @@ static int run(struct options *o)
 		json_dumpf(result, stdout, JSON_INDENT(2) | JSON_ENCODE_ANY);
 		putchar('\n');
 	} else {
+		make_printable(result);
 		(guest ? print_guest : print_host)(o->r.command, result);
 	}
 	return fflush(stdout) ? complain(EXIT_FAILED, "", "cannot write: %s", strerror(errno)) : EXIT_OK;

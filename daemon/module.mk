@@ -29,12 +29,19 @@ $(DAEMON_SAN)/cli/shunt: $(wildcard cli/*.[ch] daemon/reason.[ch] include/shunt/
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(DAEMON_SAN_FLAGS) -o $@ $(wildcard cli/*.c) daemon/reason.c $(CLI_LIBS)
 
+# The unit tests likewise; not test_sandbox, whose filter lets no leak check pass.
+DAEMON_SAN_UNIT := $(patsubst $(BUILD)/tests/daemon/%,$(DAEMON_SAN)/tests/%,$(filter-out %/test_sandbox,$(DAEMON_UNIT)))
+$(DAEMON_SAN)/tests/test_%: tests/daemon/test_%.c daemon/%.c daemon/log.c $(wildcard daemon/*.h)
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(DAEMON_SAN_FLAGS) $(DAEMON_CFLAGS) -o $@ $(filter %.c,$^) $(DAEMON_LIBS) -lcmocka
+
 # The scripted tests as programs: make's answer to "run this with these binaries".
-DAEMON_SCRIPTED := $(BUILD)/tests/daemon/fake $(BUILD)/tests/daemon/qemu $(BUILD)/tests/daemon/hostpolicy
+DAEMON_SCRIPTED := $(BUILD)/tests/daemon/fake $(BUILD)/tests/daemon/qemu $(BUILD)/tests/daemon/hostpolicy $(BUILD)/tests/daemon/cli
 $(DAEMON_SCRIPTED): $(BUILD)/tests/daemon/%: tests/daemon/test_%.py tests/daemon/fakevm.py tests/daemon/harness.py \
 		$(DAEMON_SAN)/daemon/shuntd $(DAEMON_SAN)/cli/shunt
 	@mkdir -p $(@D)
-	@printf '#!/bin/sh\nSHUNT_SANITIZED=1 SHUNT_BUILD=%s exec python3 %s "$$@"\n' '$(DAEMON_SAN)' '$<' > $@
+	@printf '#!/bin/sh\nSHUNT_SANITIZED="%s" SHUNT_BUILD=%s exec python3 %s "$$@"\n' \
+		'$(CC) $(DAEMON_SAN_FLAGS)' '$(DAEMON_SAN)' '$<' > $@
 	@chmod +x $@
 
 # Privileges are looked at in the product: sanitizers make system calls of their own.
@@ -44,4 +51,4 @@ $(DAEMON_PRIVILEGES): tests/daemon/test_privileges.py tests/daemon/fakevm.py tes
 	@printf '#!/bin/sh\nSHUNT_BUILD=%s exec python3 %s "$$@"\n' '$(BUILD)' '$<' > $@
 	@chmod +x $@
 
-UNIT += $(DAEMON_UNIT) $(DAEMON_PRIVILEGES) $(DAEMON_SCRIPTED)
+UNIT += $(DAEMON_UNIT) $(DAEMON_SAN_UNIT) $(DAEMON_PRIVILEGES) $(DAEMON_SCRIPTED)
