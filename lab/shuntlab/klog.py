@@ -2,7 +2,7 @@
 """The verdict on a guest's kernel log."""
 import re
 
-BAD = re.compile(r"WARNING:|BUG:|BUG |Oops|general protection|kernel panic|lockdep|INFO: task .* blocked|hung task"
+BAD = re.compile(r"WARNING:|BUG:|BUG |\bOops|general protection|kernel panic|lockdep|INFO: task .* blocked|hung task"
                  r"|rcu.*(stall|detected)|soft lockup|hard lockup|Call Trace|unreferenced object|leaked|refcount_t"
                  r"|UBSAN|KASAN|KCSAN|possible (circular|recursive) locking|suspicious RCU|unregister_netdevice: waiting"
                  r"|scheduling while atomic|sleeping function called|page allocation failure|Out of memory", re.I)
