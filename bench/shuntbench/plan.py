@@ -41,6 +41,11 @@ class Test:
         return "vm2->vm1" if self.reverse else "vm1->vm2"
 
     @property
+    def flows(self):
+        """In words."""
+        return f"{self.connections} flow" + ("s" if self.connections > 1 else "")
+
+    @property
     def key(self):
         """What makes it a test of its own, whatever its length."""
         return (self.name, self.tool, self.bytes, self.connections, self.direction)
@@ -199,8 +204,7 @@ def shortened(plan, seconds):
 
 def describe(setup, test):
     """One line of --list, also what --only matches."""
-    flows = "flow" if test.connections == 1 else "flows"
-    return f"[{setup.name}] {test.name}, {test.tool}, {test.bytes or '-'} B, {test.connections} {flows}, {test.direction}"
+    return f"[{setup.name}] {test.name}, {test.tool}, {test.bytes or '-'} B, {test.flows}, {test.direction}"
 
 
 def chosen(plan, wanted):

@@ -81,7 +81,7 @@ def missed(results):
     for row in results.rows.values():
         for verdict in floors.judge(results, row):
             if verdict.state == floors.MISSED:
-                what = f"{row.test.name}, {row.test.tool}, {size(row.test.bytes)}, {row.test.connections} flows, " \
+                what = f"{row.test.name}, {row.test.tool}, {size(row.test.bytes)}, {row.test.flows}, " \
                        f"{row.test.direction}, {setup_words(row.setup)}"
                 had = interval(results.against_network(row))
                 if verdict.floor == "CPU":

@@ -20,7 +20,8 @@ class Session:
         self.lab = None
         self.servers = []
         self.rivals = {}
-        self.attached = False
+        self.attached = False       # None: a change of path failed half-way
+        self.failed_takes = 0
         self.meter = None
 
     def __enter__(self):
@@ -83,8 +84,10 @@ class Session:
 
     def take(self, variant):
         """Have the traffic of the next runs take this path."""
-        if (variant == "packet") != self.attached:
-            self.attach() if variant == "packet" else self.detach()
+        packet = variant == "packet"
+        if packet != self.attached:
+            self.attached = None
+            self.attach() if packet else self.detach()
         for name, one in self.rivals.items():
             one.use(name == variant)
 

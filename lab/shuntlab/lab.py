@@ -17,7 +17,8 @@ PARALLEL_BOOTS = 2
 # kernel and machine are of all VMs that kernels and machines ({VM: ...}) say nothing of.
 DEFAULTS = {"vms": 2, "hosts": 1, "kernel": kernel.DEFAULT, "kernels": {}, "vcpus": 1, "mem": 768, "machine": "pc",
             "machines": {}, "ports": 4, "port_room": "256M", "with": [], "no_shunt": False, "place": {},
-            "nics": 1, "queues": 1, "shared_memory": False}    # guests' memory in a memfd that a vhost-user back end can map
+            "nics": 1, "queues": 1,
+            "shared_memory": False}     # guests' memory in a memfd that a vhost-user back end can map
 SHUNT_CLI = "/usr/bin/shunt"
 SHUNT_KO = "/root/shunt.ko"
 
