@@ -1,39 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-only OR MIT
 """What guests build on their NICs works with Shunt: each set-up is shunted or left to the network, and status says which."""
-import contextlib
-import json
-
 from shuntlab.scenario import *
-from shuntlab.traffic import by_network, by_ring, causes, exchange, link_up, stats, tool
+from shuntlab.setups import counted, nic_state, Stream
+from shuntlab.traffic import by_network, by_ring, exchange, link_up, stats
 
 SETUP = {"vms": 2, "nics": 2}
 MIB = 1 << 20
-SECOND = {"vm1": "10.78.0.11", "vm2": "10.78.0.12"}     # addresses of eth1
-
-
-def nic_state(vm, name="eth0"):
-    """What `shunt status` in the guest says of a NIC."""
-    nics = {nic["name"]: nic["state"] for nic in json.loads(vm.shunt("status", "--json"))["nics"]}
-    expect(name in nics, f"{vm.name}'s NICs: {nics}")
-    expect(nics[name] in vm.shunt("status"), f"{vm.name}: the state of {name} for people")
-    return nics[name]
 
 
 def plain(vm):
     """eth0 as the lab made it."""
     vm.run("ip link set eth0 nomaster")
     vm.sh(f"ip link set eth0 up && ip addr replace {vm.ip}/24 dev eth0 && ip -6 addr replace {vm.ip6}/64 dev eth0 nodad")
-
-
-@contextlib.contextmanager
-def counted(vm, other, cause, at_least=1):
-    """The block makes frames take the network for this cause, and `shunt peers` says so in words."""
-    before = causes(vm, other)
-    yield
-    after = causes(vm, other)
-    grown = {name: after[name] - before[name] for name in after if after[name] != before[name]}
-    expect(grown.get(cause, 0) >= at_least, f"{vm.name}: wanted {at_least} frames by {cause}, got {grown}")
-    expect(f"{other.name}: frames by the network while linked: " in vm.shunt("peers"), vm.shunt("peers"))
 
 
 def test_vlan(lab):
@@ -152,33 +130,6 @@ def no_bond(vm):
     plain(vm)
 
 
-class Stream:
-    """A TCP connection from vm1 to vm2 that goes on in both directions, every byte compared."""
-
-    def __init__(self, lab):
-        program = [tool(vm, "stream.py") for vm in lab.vms][0]
-        self.vms = lab.vms
-        self.ends = [lab.vm2.serve(f"{program} 0.0.0.0 7037 --listen --send -1", 7037)]
-        self.ends.append(lab.vm1.bg(f"{program} {lab.vm2.ip} 7037 --send -1"))
-
-    def _at(self):
-        return [int(end.out.rpartition("at ")[2].split()[0]) if "at " in end.out else 0 for end in self.ends]
-
-    def goes_on(self, what, timeout=30):
-        """Both directions carry bytes now."""
-        before = self._at()
-        wait_until(lambda: all(now > then for now, then in zip(self._at(), before)) or
-                   not all(end.running for end in self.ends), timeout, f"{what}: both directions move")
-        expect(all(end.running for end in self.ends), f"{what}: it ended: {[e.err for e in self.ends]}")
-
-    def end(self):
-        """Nothing was lost."""
-        for vm in self.vms:
-            vm.sh("pkill -INT -f 'bin/strea[m].py'")
-        for end in self.ends:
-            end.wait(60)
-
-
 def test_bond_failover(lab):
     """
     A bond of two NICs keeps a connection through fail-over and back, by ring each time: frames leave by the second
@@ -258,3 +209,74 @@ def test_mac_changed(lab):
         lab.vm2.run("ip neigh flush dev eth0")
     with by_ring(lab.vm1, lab.vm2, 50, 50):
         exchange(lab.vm1, lab.vm2)
+
+
+def second_nics(lab, on):
+    """eth1 of both VMs up, 10.78.0.1 and .2, on a bridge of its own on the host; or as the lab left them."""
+    for vm in lab.vms:
+        vm.run("ip addr flush dev eth1; ip link set eth1 down")
+    if on:
+        lab.host1.sh("ip link add br1 type bridge stp_state 0 forward_delay 0 && ip link set br1 up")
+    for vm in lab.vms:
+        lab.host1.sh(f"ip link set {vm.name}-1 master {'br1' if on else 'br0'}")
+        if on:
+            vm.sh(f"ip link set eth1 up && ip addr add 10.78.0.{vm.record['number']}/24 dev eth1")
+    if not on:
+        lab.host1.run("ip link del br1")
+
+
+def test_two_networks(lab):
+    """VMs that share two networks use the ring for both: each frame arrives by the NIC it is addressed to."""
+    link_up(lab)
+    try:
+        second_nics(lab, True)
+        with by_ring(lab.vm1, lab.vm2, 100, 100):
+            exchange(lab.vm1, lab.vm2, "10.78.0.2")
+            exchange(lab.vm1, lab.vm2)
+        for address, nic, other in ((lab.vm2.ip, "eth0", "eth1"), ("10.78.0.2", "eth1", "eth0")):
+            heard = lab.vm2.bg(f"exec tcpdump -l -n -i any -c 3 icmp and dst {address}")
+            heard.wait_output("listening")
+            with by_ring(lab.vm1, lab.vm2, 3, 3):
+                lab.vm1.sh(f"ping -q -c 3 -i 0.05 {address}")
+            out = heard.wait().out
+            expect(nic in out and other not in out, f"{address} is heard by {nic}: {out}")
+    finally:
+        second_nics(lab, False)
+
+
+def plug_again(vm, address):
+    """nic1, if it is not there."""
+    if vm.run("test -e /sys/class/net/eth1").ok:
+        return
+    wait_until(lambda: "nic1" not in str(vm.qmp("qom-list", path="/machine/peripheral")), 20, "QEMU let go of the NIC")
+    vm.qmp("device_add", driver="virtio-net-pci", id="nic1", netdev="net1", mac=address)
+    wait_until(lambda: vm.run("test -e /sys/class/net/eth1").ok, 20, "the NIC is back")
+
+
+def test_nic_unplugged(lab):
+    """A NIC unplugged while its link carries traffic is forgotten and costs the link nothing; plugged again it is shunted again."""
+    link_up(lab)
+    address = lab.vm1.sh("cat /sys/class/net/eth1/address").strip()
+    try:
+        second_nics(lab, True)
+        with by_ring(lab.vm2, lab.vm1, 50, 50):
+            exchange(lab.vm2, lab.vm1, "10.78.0.1")
+        flood = lab.vm2.bg("exec ping -q -i 0.002 10.78.0.1")
+        wait_until(lambda: flood.running and stats(lab.vm1, lab.vm2)["rx_frames"], 10, "the flood flows")
+        lab.vm1.qmp("device_del", id="nic1")
+        wait_until(lambda: not lab.vm1.run("test -e /sys/class/net/eth1").ok, 20, "the guest let go of it")
+        expect("eth1" not in lab.vm1.shunt("status"), "status has forgotten it")
+        with by_ring(lab.vm1, lab.vm2, 50, 50, stray=5000):     # the flood has to take the network
+            exchange(lab.vm1, lab.vm2)
+        flood.stop()
+    finally:
+        plug_again(lab.vm1, address)
+        second_nics(lab, False)
+    try:
+        second_nics(lab, True)
+        expect_equal(nic_state(lab.vm1, "eth1"), "bound", "state of the NIC plugged again")
+        wait_until(lambda: lab.vm2.run("ping -q -c 1 -W 1 10.78.0.1").ok, 20, "it talks again")
+        with by_ring(lab.vm2, lab.vm1, 50, 50):
+            exchange(lab.vm2, lab.vm1, "10.78.0.1")
+    finally:
+        second_nics(lab, False)
