@@ -170,7 +170,16 @@ static const char *uplink_name(uint32_t state)
 	return state <= SHUNT_UPLINK_BROKEN ? names[state] : "unknown";
 }
 
-enum form { STRING, U32, U64, HEX64, MAC, MACS, STATS, CAUSES, UPLINK, LINK, REASON };
+static const char *kind_name(uint32_t kind)
+{
+	static const char *const names[] = {
+		[0] = "none", [SHUNT_ABI_UPLINK] = "uplink", [SHUNT_ABI_PAIR] = "pair", [SHUNT_ABI_GROUP] = "group",
+	};
+
+	return kind <= SHUNT_ABI_GROUP ? names[kind] : "unknown";
+}
+
+enum form { STRING, U32, U64, HEX64, MAC, MACS, STATS, CAUSES, UPLINK, LINK, REASON, KIND };
 
 static const struct attr {
 	const char *key;
@@ -207,6 +216,7 @@ static const struct attr {
 	[SHUNT_A_LINK_RING_TX_USED] = { "ring_tx_used", U64 },
 	[SHUNT_A_LINK_AGE_MS] = { "age_ms", U64 },
 	[SHUNT_A_LINK_CAUSES] = { "network_causes", CAUSES },
+	[SHUNT_A_SEGMENT_KIND] = { "kind", KIND },
 };
 
 static json_t *attr_json(const struct nlattr *a, enum form form)
@@ -239,6 +249,8 @@ static json_t *attr_json(const struct nlattr *a, enum form form)
 	case LINK:
 		return mnl_attr_validate(a, MNL_TYPE_U32) < 0 ? NULL :
 			json_string(shunt_link_state_name(mnl_attr_get_u32(a)));
+	case KIND:
+		return mnl_attr_validate(a, MNL_TYPE_U32) < 0 ? NULL : json_string(kind_name(mnl_attr_get_u32(a)));
 	case REASON:
 		return mnl_attr_validate(a, MNL_TYPE_U32) < 0 ? NULL : reason_json(mnl_attr_get_u32(a));
 	}

@@ -90,6 +90,17 @@ void make_printable(json_t *o)
 		make_printable(e);
 }
 
+/* "ready", in a group "ready, group ecu" */
+static void kind_word(char *buf, size_t size, const char *word, const json_t *o)
+{
+	const char *group = json_string_value(json_object_get(o, "group"));
+
+	if (group && *group)
+		snprintf(buf, size, "%s, group %s", word, group);
+	else
+		snprintf(buf, size, "%s", word);
+}
+
 /* --- host --- */
 
 static void host_vms(const json_t *vms)
@@ -102,11 +113,12 @@ static void host_vms(const json_t *vms)
 	json_array_foreach(vms, i, vm) {
 		json_t *macs = json_object_get(vm, "macs");
 		const char *mac = json_string_value(json_array_get(macs, 0));
-		char id[24], more[64];
+		char id[24], more[64], uplink[96];
 
 		snprintf(id, sizeof(id), "%lld", number(vm, "id"));
+		kind_word(uplink, sizeof(uplink), text(vm, "uplink"), vm);
 		snprintf(more, sizeof(more), "%s%s", mac ? mac : "-", json_array_size(macs) > 1 ? ",..." : "");
-		table_row(&t, text(vm, "name"), id, text(vm, "label"), text(vm, "state"), text(vm, "uplink"),
+		table_row(&t, text(vm, "name"), id, text(vm, "label"), text(vm, "state"), uplink,
 			  text(vm, "module"), text(vm, "kernel"), text(vm, "accel"), more, NULL);
 	}
 	table_print(&t);
@@ -154,7 +166,7 @@ static void host_links(const json_t *links)
 	json_t *p, *e;
 	size_t i, k;
 
-	table_row(&t, "SEGMENT", "EPOCH", "STATE", "VM", "DEVICE", "PLUG", "LINK", NULL);
+	table_row(&t, "SEGMENT", "KIND", "EPOCH", "STATE", "VM", "DEVICE", "PLUG", "LINK", NULL);
 	json_array_foreach(links, i, p)
 		json_array_foreach(json_object_get(p, "ends"), k, e) {
 			char epoch[24], state[40];
@@ -162,8 +174,8 @@ static void host_links(const json_t *links)
 			snprintf(epoch, sizeof(epoch), "%lld", number(p, "epoch"));
 			snprintf(state, sizeof(state), "%s%s", text(p, "state"),
 				 json_is_true(json_object_get(p, "late")) ? " (late)" : "");
-			table_row(&t, text(p, "segment"), epoch, state, text(e, "vm"), text(e, "device"),
-				  text(e, "plug"), text(e, "link"), NULL);
+			table_row(&t, text(p, "segment"), text(p, "kind"), epoch, state, text(e, "vm"),
+				  text(e, "device"), text(e, "plug"), text(e, "link"), NULL);
 		}
 	table_print(&t);
 }
@@ -310,7 +322,7 @@ static void guest_links(const json_t *peers)
 	json_t *p;
 	size_t i;
 
-	table_row(&t, "PEER", "LINK", "SEGMENT", "EPOCH", "DEVICE", "RING", "TX USED", "AGE", NULL);
+	table_row(&t, "PEER", "LINK", "SEGMENT", "KIND", "EPOCH", "DEVICE", "RING", "TX USED", "AGE", NULL);
 	json_array_foreach(peers, i, p) {
 		char epoch[24], ring[24], used[24], age[24];
 
@@ -320,8 +332,8 @@ static void guest_links(const json_t *peers)
 		bytes(ring, sizeof(ring), (double)number(p, "ring_size"));
 		bytes(used, sizeof(used), (double)number(p, "ring_tx_used"));
 		snprintf(age, sizeof(age), "%.1fs", (double)number(p, "age_ms") / 1000);
-		table_row(&t, text(p, "name"), text(p, "link"), text(p, "segment"), epoch, text(p, "device"),
-			  ring, used, age, NULL);
+		table_row(&t, text(p, "name"), text(p, "link"), text(p, "segment"), text(p, "kind"), epoch,
+			  text(p, "device"), ring, used, age, NULL);
 	}
 	table_print(&t);
 }
@@ -348,6 +360,8 @@ static void guest_status(const json_t *s)
 
 	printf("shunt module %s (ABI %lld): uplink %s", text(s, "module"), number(s, "abi"),
 	       text(s, "uplink"));
+	if (!strcmp(text(s, "kind"), "group"))
+		printf(" (a group's)");
 	if (json_object_get(s, "name"))
 		printf("; this is %s (label %s) on %s", text(s, "name"), text(s, "label"), text(s, "host"));
 	putchar('\n');

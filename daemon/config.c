@@ -7,15 +7,15 @@
 #include "daemon/config.h"
 
 #include <ctype.h>
-#include <libconfig.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "daemon/cleanup.h"
+#include "daemon/config_load.h"
 #include "daemon/log.h"
 
-enum key_type { KEY_STRING, KEY_CHOICE, KEY_NUMBER, KEY_SIZE, KEY_LABELS, KEY_ALLOW, KEY_HOST_POLICIES };
+enum key_type { KEY_STRING, KEY_CHOICE, KEY_NUMBER, KEY_SIZE, KEY_LABELS, KEY_ALLOW, KEY_HOST_POLICIES, KEY_GROUPS };
 
 struct key {
 	const char *name;
@@ -63,21 +63,17 @@ static const struct key keys[] = {
 	{ "labels", KEY_LABELS, .dflt = NULL },
 	{ "allow", KEY_ALLOW, .dflt = NULL },
 	{ "host_policies", KEY_HOST_POLICIES, .dflt = NULL },
+	{ "groups", KEY_GROUPS, .dflt = NULL },
 };
 
 #define N_KEYS (sizeof(keys) / sizeof(keys[0]))
 
-struct loader {
-	const char *path;
-	char *err;
-	size_t err_size;
-	struct shunt_config *c;
-};
-
-static int fail(struct loader *l, const config_setting_t *s, const char *fmt, ...)
-	__attribute__((format(printf, 3, 4)));
-
-static int fail(struct loader *l, const config_setting_t *s, const char *fmt, ...)
+/**
+ * config_fail() - Say where and what is wrong.
+ *
+ * Return: -EINVAL.
+ */
+int config_fail(struct loader *l, const config_setting_t *s, const char *fmt, ...)
 {
 	char text[600];
 	va_list ap;
@@ -99,7 +95,12 @@ static uint64_t *number_at(struct shunt_config *c, const struct key *k)
 	return (uint64_t *)((char *)c + k->off);
 }
 
-static int parse_size(const char *text, uint64_t *ret)
+/**
+ * config_parse_size() - A number, perhaps with K, M or G.
+ *
+ * Return: 0 or -EINVAL.
+ */
+int config_parse_size(const char *text, uint64_t *ret)
 {
 	char *end;
 	unsigned int shift = 0;
@@ -130,24 +131,24 @@ static int load_number(struct loader *l, const struct key *k, config_setting_t *
 	uint64_t n = 0;
 
 	if (k->type == KEY_SIZE && text) {
-		if (parse_size(text, &n))
-			return fail(l, s, "%s: \"%s\" is no size; allowed: a number, or a string like \"16M\"",
+		if (config_parse_size(text, &n))
+			return config_fail(l, s, "%s: \"%s\" is no size; allowed: a number, or a string like \"16M\"",
 				    k->name, text);
 	} else if (type == CONFIG_TYPE_INT || type == CONFIG_TYPE_INT64) {
 		long long v = config_setting_get_int64(s);
 
 		if (v < 0)
-			return fail(l, s, "%s: negative; allowed: %llu to %llu", k->name,
+			return config_fail(l, s, "%s: negative; allowed: %llu to %llu", k->name,
 				    (unsigned long long)k->min, (unsigned long long)k->max);
 		n = (uint64_t)v;
 	} else {
-		return fail(l, s, "%s: not a number", k->name);
+		return config_fail(l, s, "%s: not a number", k->name);
 	}
 	if (n < k->min || n > k->max)
-		return fail(l, s, "%s: %llu is out of range; allowed: %llu to %llu", k->name,
+		return config_fail(l, s, "%s: %llu is out of range; allowed: %llu to %llu", k->name,
 			    (unsigned long long)n, (unsigned long long)k->min, (unsigned long long)k->max);
 	if (k->pow2 && (n & (n - 1)))
-		return fail(l, s, "%s: %llu is not a power of two", k->name, (unsigned long long)n);
+		return config_fail(l, s, "%s: %llu is not a power of two", k->name, (unsigned long long)n);
 	*number_at(l->c, k) = n;
 	return 0;
 }
@@ -158,9 +159,9 @@ static int load_string(struct loader *l, const struct key *k, config_setting_t *
 	char allowed[128] = "";
 
 	if (!text)
-		return fail(l, s, "%s: not a string", k->name);
+		return config_fail(l, s, "%s: not a string", k->name);
 	if (!*text)
-		return fail(l, s, "%s: empty", k->name);
+		return config_fail(l, s, "%s: empty", k->name);
 	for (size_t i = 0; k->type == KEY_CHOICE && k->choices[i]; i++) {
 		if (!strcmp(text, k->choices[i]))
 			break;
@@ -168,31 +169,33 @@ static int load_string(struct loader *l, const struct key *k, config_setting_t *
 		strcat(allowed, k->choices[i]);
 		strcat(allowed, "\"");
 		if (!k->choices[i + 1])
-			return fail(l, s, "%s: \"%s\" is unknown; allowed: %s", k->name, text, allowed);
+			return config_fail(l, s, "%s: \"%s\" is unknown; allowed: %s", k->name, text, allowed);
 	}
 	free(*string_at(l->c, k));
 	*string_at(l->c, k) = strdup(text);
 	return 0;
 }
 
-static int check_label(struct loader *l, config_setting_t *s, const char *label)
+/** config_check_label() - 0, or config_fail(). */
+int config_check_label(struct loader *l, const config_setting_t *s, const char *label)
 {
 	if (!label || !*label || strlen(label) >= SHUNT_ABI_NAME_MAX)
-		return fail(l, s, "a label is a string of 1 to %u characters", SHUNT_ABI_NAME_MAX - 1);
+		return config_fail(l, s, "a label is a string of 1 to %u characters", SHUNT_ABI_NAME_MAX - 1);
 	for (const char *c = label; *c; c++)
 		if (!isgraph((unsigned char)*c))
-			return fail(l, s, "label \"%s\": only printable characters without spaces", label);
+			return config_fail(l, s, "label \"%s\": only printable characters without spaces", label);
 	return 0;
 }
 
-static int check_mac(struct loader *l, config_setting_t *s, char *mac)
+/** config_check_mac() - 0 and @mac in lower case, or config_fail(). */
+int config_check_mac(struct loader *l, const config_setting_t *s, char *mac)
 {
 	unsigned int b[6];
 	int n = 0;
 
 	if (sscanf(mac, "%2x:%2x:%2x:%2x:%2x:%2x%n", &b[0], &b[1], &b[2], &b[3], &b[4], &b[5], &n) != 6 ||
 	    mac[n])
-		return fail(l, s, "\"%s\" is no MAC address; allowed: aa:bb:cc:dd:ee:ff", mac);
+		return config_fail(l, s, "\"%s\" is no MAC address; allowed: aa:bb:cc:dd:ee:ff", mac);
 	for (char *c = mac; *c; c++)
 		*c = (char)tolower((unsigned char)*c);
 	return 0;
@@ -204,7 +207,7 @@ static int load_label(struct loader *l, config_setting_t *s)
 	const char *text;
 
 	if (!config_setting_is_group(s))
-		return fail(l, s, "labels: each entry is { vm = \"GLOB\"; label = \"L\"; } "
+		return config_fail(l, s, "labels: each entry is { vm = \"GLOB\"; label = \"L\"; } "
 			    "or { mac = \"aa:bb:cc:dd:ee:ff\"; label = \"L\"; }");
 	r = &l->c->labels[l->c->n_labels++];
 	for (int i = 0; i < config_setting_length(s); i++) {
@@ -214,17 +217,17 @@ static int load_label(struct loader *l, config_setting_t *s)
 			    !strcmp(name, "label") ? &r->label : NULL;
 
 		if (!to)
-			return fail(l, e, "unknown key \"%s\"; allowed: vm, mac, label", name);
+			return config_fail(l, e, "unknown key \"%s\"; allowed: vm, mac, label", name);
 		text = config_setting_get_string(e);
 		if (!text)
-			return fail(l, e, "%s: not a string", name);
+			return config_fail(l, e, "%s: not a string", name);
 		*to = strdup(text);
 	}
 	if (!r->vm == !r->mac)
-		return fail(l, s, "labels: an entry needs either vm or mac");
-	if (r->mac && check_mac(l, s, r->mac))
+		return config_fail(l, s, "labels: an entry needs either vm or mac");
+	if (r->mac && config_check_mac(l, s, r->mac))
 		return -EINVAL;
-	return check_label(l, s, r->label);
+	return config_check_label(l, s, r->label);
 }
 
 static int load_allow(struct loader *l, config_setting_t *s)
@@ -232,15 +235,15 @@ static int load_allow(struct loader *l, config_setting_t *s)
 	struct shunt_allow_rule *r;
 
 	if (!config_setting_is_list(s) && !config_setting_is_array(s))
-		return fail(l, s, "allow: each entry is (\"label\", \"label\")");
+		return config_fail(l, s, "allow: each entry is (\"label\", \"label\")");
 	if (config_setting_length(s) != 2)
-		return fail(l, s, "allow: each entry names two labels, this one has %d",
+		return config_fail(l, s, "allow: each entry names two labels, this one has %d",
 			    config_setting_length(s));
 	r = &l->c->allow[l->c->n_allow++];
 	for (int i = 0; i < 2; i++) {
 		const char *text = config_setting_get_string_elem(s, i);
 
-		if (check_label(l, s, text))
+		if (config_check_label(l, s, text))
 			return -EINVAL;
 		r->label[i] = strdup(text);
 	}
@@ -254,9 +257,9 @@ static int load_host_policy(struct loader *l, config_setting_t *s)
 
 	if (!config_setting_is_group(s) || config_setting_length(s) != 2 ||
 	    !config_setting_lookup_string(s, "vm", &vm) || !config_setting_lookup_string(s, "host_policy", &policy))
-		return fail(l, s, "host_policies: each entry is { vm = \"GLOB\"; host_policy = \"ignore\"; }");
+		return config_fail(l, s, "host_policies: each entry is { vm = \"GLOB\"; host_policy = \"ignore\"; }");
 	if (strcmp(policy, "ignore") && strcmp(policy, "respect"))
-		return fail(l, s, "host_policy: \"%s\" is unknown; allowed: \"respect\", \"ignore\"", policy);
+		return config_fail(l, s, "host_policy: \"%s\" is unknown; allowed: \"respect\", \"ignore\"", policy);
 	r->vm = strdup(vm);
 	r->ignore = !strcmp(policy, "ignore");
 	l->c->n_host_policies++;
@@ -280,7 +283,7 @@ static int load_list(struct loader *l, const struct key *k, config_setting_t *s)
 	size_t n;
 
 	if (!config_setting_is_list(s))
-		return fail(l, s, "%s: not a list; write %s = ( ... );", k->name, k->name);
+		return config_fail(l, s, "%s: not a list; write %s = ( ... );", k->name, k->name);
 	n = (size_t)config_setting_length(s);
 	if (k->type == KEY_LABELS)
 		l->c->labels = calloc(n + 1, sizeof(*l->c->labels));
@@ -306,7 +309,7 @@ static int unknown_key(struct loader *l, config_setting_t *s)
 	for (size_t i = 0; i < N_KEYS; i++)
 		used += (size_t)snprintf(allowed + used, sizeof(allowed) - used, "%s%s", i ? ", " : "",
 					 keys[i].name);
-	return fail(l, s, "unknown key \"%s\"; allowed: %s", config_setting_name(s), allowed);
+	return config_fail(l, s, "unknown key \"%s\"; allowed: %s", config_setting_name(s), allowed);
 }
 
 static int load_setting(struct loader *l, config_setting_t *s)
@@ -325,6 +328,8 @@ static int load_setting(struct loader *l, config_setting_t *s)
 	case KEY_NUMBER:
 	case KEY_SIZE:
 		return load_number(l, k, s);
+	case KEY_GROUPS:
+		return 0;	/* config_groups_load(), once ring_size is known */
 	default:
 		return load_list(l, k, s);
 	}
@@ -336,15 +341,15 @@ static int check_whole(struct loader *l, const config_setting_t *root)
 	unsigned long mode = strtoul(l->c->control_mode, &end, 8);
 
 	if (*end || mode > 0777)
-		return fail(l, root, "control_mode: \"%s\" is no octal mode like \"0660\"",
+		return config_fail(l, root, "control_mode: \"%s\" is no octal mode like \"0660\"",
 			    l->c->control_mode);
 	if (l->c->ring_size * 2 > l->c->pair_size / 2)
-		return fail(l, root, "ring_size: two rings of %llu bytes do not fit half of pair_size (%llu)",
+		return config_fail(l, root, "ring_size: two rings of %llu bytes do not fit half of pair_size (%llu)",
 			    (unsigned long long)l->c->ring_size, (unsigned long long)l->c->pair_size);
 	if (l->c->group && !l->c->user)
-		return fail(l, root, "group: goes with user; allowed: user = \"NAME\"; group = \"NAME\";");
+		return config_fail(l, root, "group: goes with user; allowed: user = \"NAME\"; group = \"NAME\";");
 	if (l->c->runtime_dir[0] != '/' || strlen(l->c->runtime_dir) > 60)
-		return fail(l, root, "runtime_dir: an absolute path of at most 60 characters "
+		return config_fail(l, root, "runtime_dir: an absolute path of at most 60 characters "
 			    "(socket names are limited to 107)");
 	return 0;
 }
@@ -412,6 +417,8 @@ int shunt_config_load(const char *path, struct shunt_config **ret, char *err, si
 			return r;
 	}
 	r = check_whole(&l, root);
+	if (!r)
+		r = config_groups_load(&l, config_lookup(&cfg, "groups"));
 	if (r)
 		return r;
 	*ret = shunt_take_ptr(c);
@@ -437,6 +444,7 @@ void shunt_config_free(struct shunt_config *c)
 	}
 	for (size_t i = 0; i < c->n_host_policies; i++)
 		free(c->host_policies[i].vm);
+	config_groups_free(c);
 	free(c->labels);
 	free(c->allow);
 	free(c->host_policies);

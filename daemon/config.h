@@ -25,6 +25,24 @@ struct shunt_host_rule {
 	bool ignore;
 };
 
+struct shunt_group_member {
+	char *name;
+	char *socket;	/* where its QEMU connects */
+	char *user;	/* who owns the socket and may connect besides root, or NULL */
+	char *pidfile;	/* only the process named there may connect, or NULL */
+	char *cgroup;	/* only processes of this control group may connect, or NULL */
+	struct shunt_abi_mac mac[SHUNT_ABI_NICS_MAX];
+	unsigned int macs;
+};
+
+struct shunt_group_rule {
+	char *name;
+	char *label;
+	uint64_t size, ring_size;
+	struct shunt_group_member *members;	/* number 1 first */
+	size_t n_members;
+};
+
 struct shunt_config {
 	char *runtime_dir;
 	char *control_socket;	/* NULL: <runtime_dir>/shuntd.sock */
@@ -53,6 +71,8 @@ struct shunt_config {
 	size_t n_allow;
 	struct shunt_host_rule *host_policies;
 	size_t n_host_policies;
+	struct shunt_group_rule *groups;
+	size_t n_groups;
 };
 
 int shunt_config_load(const char *path, struct shunt_config **ret, char *err, size_t err_size);

@@ -35,7 +35,7 @@ static void forget_vms(struct shuntd *d)
 	struct pair *p;
 
 	for (vm = TAILQ_FIRST(&d->vms); vm; vm = next) {
-		bool used = vm_alive(vm) || vm->qmp || !access(vm->qmp_path, F_OK);
+		bool used = vm_alive(vm) || vm->qmp || vm->group || !access(vm->qmp_path, F_OK);
 
 		next = TAILQ_NEXT(vm, link);
 		TAILQ_FOREACH(p, &d->pairs, link)
@@ -77,6 +77,7 @@ static int on_tick(sd_event_source *s, uint64_t usec, void *userdata)
 	struct shuntd *d = userdata;
 	struct vm *vm;
 
+	group_tick(d);
 	TAILQ_FOREACH(vm, &d->vms, link)
 		uplink_tick(vm);
 	(void)usec;
@@ -123,6 +124,7 @@ static int on_reload(sd_event_source *s, const struct signalfd_siginfo *si, void
 		return 0;
 	}
 	keep_fixed(d, c);
+	group_keep(d, c);
 	shunt_config_free(d->config);
 	d->config = c;
 	shunt_log_init(shunt_config_log_level(c));
@@ -255,7 +257,9 @@ static int start(struct shuntd *d)
 	r = hostpolicy_start(d);
 	if (r)
 		return r;
+	group_create_all(d);
 	state_load(d);
+	group_start_all(d);
 	TAILQ_FOREACH(vm, &d->vms, link)
 		vm_connect(vm);
 	r = control_start(d);
@@ -279,6 +283,7 @@ static void stop(struct shuntd *d)
 	while ((vm = TAILQ_FIRST(&d->vms)))
 		vm_free(vm);
 	hostpolicy_stop(d);
+	group_free_all(d);
 	sd_event_source_disable_unref(d->watch);
 	sd_event_source_disable_unref(d->tick);
 	sd_event_source_disable_unref(d->settle);
@@ -298,6 +303,7 @@ int daemon_run(struct shuntd *d)
 
 	TAILQ_INIT(&d->vms);
 	TAILQ_INIT(&d->pairs);
+	TAILQ_INIT(&d->groups);
 	d->lock_fd = -1;
 	d->next_vm_id = 1;
 	d->started_at = now_usec(d);

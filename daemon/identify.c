@@ -195,7 +195,7 @@ static bool settle_name(struct vm *vm)
 	TAILQ_FOREACH(other, &vm->d->vms, link) {
 		if (other == vm || strcmp(other->name, vm->name))
 			continue;
-		if (other->state == VM_GONE) {
+		if (other->state == VM_GONE && !other->group) {
 			inherit(vm, other);
 			return true;
 		}
@@ -322,9 +322,15 @@ void vm_identify(struct vm *vm)
 	ask_nics(vm);
 }
 
-/** vm_refresh_nics() - NICs can be hot-plugged: look again (at each HELLO). */
+/**
+ * vm_refresh_nics() - NICs can be hot-plugged: look again (at each HELLO).
+ *
+ * Those of a group's member are in the configuration; but its taps are there for sure only now.
+ */
 void vm_refresh_nics(struct vm *vm)
 {
+	if (vm->group)
+		hostpolicy_vm(vm);
 	if (vm->state != VM_ATTACHED || vm->devices || !qmp_is_ready(vm->qmp))
 		return;
 	vm->devices = json_object();	/* marks the questions under way */

@@ -45,7 +45,12 @@ static int send_one(int sock, int64_t value, int fd)
 	return n == (ssize_t)sizeof(value) ? 0 : n < 0 ? -errno : -EMSGSIZE;
 }
 
-static int greet(const struct end *e, int sock)
+/**
+ * ivshmem_greet() - Send the whole greeting: version, own id, memory, every member's eventfds.
+ *
+ * Return: 0 or a negative errno: QEMU has half of it and must not meet a device_add.
+ */
+int ivshmem_greet(const struct end *e, int sock)
 {
 	const struct segment *s = e->seg;
 	int r;
@@ -101,7 +106,7 @@ static int accept_one(struct end *e)
 		return errno == EAGAIN || errno == ECONNABORTED || errno == EINTR ? -EAGAIN : -errno;
 	if (!is_our_qemu(e, sock))
 		return -EAGAIN;
-	r = greet(e, sock);
+	r = ivshmem_greet(e, sock);
 	if (r)
 		return r;
 	shunt_close(&e->conn_fd);

@@ -14,6 +14,7 @@ $(SHUNTD): $(BUILD)/daemon/main.o $(DAEMON_OBJS) $(BUILD)/core/libshunt-core.a
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(DAEMON_LIBS)
 
 # Unit tests: one program per noun, against the daemon's own objects.
+$(BUILD)/tests/daemon/test_config: $(BUILD)/daemon/config_group.o $(BUILD)/core/libshunt-core.a
 DAEMON_UNIT := $(patsubst tests/daemon/%.c,$(BUILD)/tests/daemon/%,$(wildcard tests/daemon/test_*.c))
 $(BUILD)/tests/daemon/test_%: $(BUILD)/tests/daemon/test_%.o $(BUILD)/daemon/%.o $(BUILD)/daemon/log.o
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(DAEMON_LIBS) -lcmocka
@@ -35,8 +36,11 @@ $(DAEMON_SAN)/tests/test_%: tests/daemon/test_%.c daemon/%.c daemon/log.c $(wild
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(DAEMON_SAN_FLAGS) $(DAEMON_CFLAGS) -o $@ $(filter %.c,$^) $(DAEMON_LIBS) -lcmocka
 
+$(DAEMON_SAN)/tests/test_config: daemon/config_group.c $(DAEMON_SAN_CORE)
+
 # The scripted tests as programs: make's answer to "run this with these binaries".
-DAEMON_SCRIPTED := $(BUILD)/tests/daemon/fake $(BUILD)/tests/daemon/qemu $(BUILD)/tests/daemon/hostpolicy $(BUILD)/tests/daemon/cli
+DAEMON_SCRIPTED := $(BUILD)/tests/daemon/fake $(BUILD)/tests/daemon/group $(BUILD)/tests/daemon/qemu \
+	$(BUILD)/tests/daemon/hostpolicy $(BUILD)/tests/daemon/cli
 $(DAEMON_SCRIPTED): $(BUILD)/tests/daemon/%: tests/daemon/test_%.py tests/daemon/fakevm.py tests/daemon/harness.py \
 		$(DAEMON_SAN)/daemon/shuntd $(DAEMON_SAN)/cli/shunt
 	@mkdir -p $(@D)

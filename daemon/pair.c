@@ -52,20 +52,49 @@ struct pair *pair_find(struct shuntd *d, const struct vm *a, const struct vm *b)
 
 /**
  * pair_find_segment() - The pair a segment belongs to, if @vm is an end of it.
+ * @peer_member: the other end's number there.
  * @ret_end: which.
  */
-struct pair *pair_find_segment(struct shuntd *d, uint64_t segment_id, const struct vm *vm,
+struct pair *pair_find_segment(struct shuntd *d, uint64_t segment_id, uint32_t peer_member, const struct vm *vm,
 			       unsigned int *ret_end)
 {
 	struct pair *p;
 
 	TAILQ_FOREACH(p, &d->pairs, link)
 		for (unsigned int i = 0; i < 2; i++)
-			if (p->vm[i] == vm && p->seg && p->seg->spec.id == segment_id) {
+			if (p->vm[i] == vm && p->seg && p->seg->spec.id == segment_id &&
+			    pair_member(p, !i) == peer_member) {
 				*ret_end = i;
 				return p;
 			}
 	return NULL;
+}
+
+/** pair_member() - The number of an end's VM on the segment. */
+unsigned int pair_member(const struct pair *p, unsigned int i)
+{
+	return p->group ? p->vm[i]->uplink.end.member : i + 1;
+}
+
+/** pair_epoch() - The epoch of the pair's link; there is a segment. */
+uint32_t pair_epoch(const struct pair *p)
+{
+	return p->group ? p->epoch : p->seg->spec.epoch;
+}
+
+/**
+ * pair_scrub() - Forget what was on the link, and begin its next epoch.
+ *
+ * Context: neither VM uses it any more.
+ * Return: 0 or a negative errno; on failure the link must not be used again.
+ */
+int pair_scrub(struct pair *p)
+{
+	if (!p->group)
+		return segment_scrub(p->seg);
+	if (!++p->epoch)
+		p->epoch = 1;
+	return segment_scrub_channel(p->seg, p->channel);
 }
 
 /** pair_new() - A record; no segment yet. */
@@ -89,7 +118,8 @@ void pair_free(struct pair *p)
 	p->d->dirty = true;
 	plug_forget(&p->e[0].end);
 	plug_forget(&p->e[1].end);
-	segment_free(p->seg);
+	if (!p->group)
+		segment_free(p->seg);
 	free(p);
 }
 
@@ -99,7 +129,7 @@ static void set_state(struct pair *p, enum pair_state state)
 		return;
 	log_info("pair", "a=%s b=%s state=%s segment=%016llx epoch=%u", p->vm[0]->name, p->vm[1]->name,
 		 pair_state_name(state), p->seg ? (unsigned long long)p->seg->spec.id : 0ull,
-		 p->seg ? p->seg->spec.epoch : 0);
+		 p->seg ? pair_epoch(p) : 0);
 	p->state = state;
 	p->since = now_usec(p->d);
 	p->late = false;
@@ -124,7 +154,7 @@ static bool host_allows(const struct pair *p)
 static bool wanted(const struct pair *p)
 {
 	return allowed(p) && host_allows(p) && vm_usable(p->vm[0]) && vm_usable(p->vm[1]) && !p->broken && !p->failed &&
-	       (p->wanted || p->state >= PAIR_OFFERED || shunt_config_eager(p->d->config));
+	       (p->wanted || p->group || p->state >= PAIR_OFFERED || shunt_config_eager(p->d->config));
 }
 
 /* --- getting a segment --- */
@@ -137,7 +167,7 @@ static bool caps_allow(struct pair *p)
 	struct pair *other;
 
 	TAILQ_FOREACH(other, &p->d->pairs, link) {
-		if (!other->seg)
+		if (!other->seg || other->group)
 			continue;
 		bytes += other->seg->spec.size;
 		for (int i = 0; i < 2; i++)
@@ -239,6 +269,8 @@ static bool get_segment(struct pair *p)
 
 static bool plugged(const struct pair *p)
 {
+	if (p->group)
+		return uplink_ready(p->vm[0]) && uplink_ready(p->vm[1]);
 	return p->e[0].end.state == END_PLUGGED && p->e[1].end.state == END_PLUGGED;
 }
 
@@ -263,16 +295,17 @@ static void send_open(struct pair *p, unsigned int i)
 	const struct segment *s = p->seg;
 	struct shunt_abi_msg_link_open m = {
 		.segment_id = s->spec.id,
-		.epoch = s->spec.epoch,
+		.epoch = pair_epoch(p),
 		.vm_id = p->vm[!i]->id,
 		.peer_generation = p->vm[!i]->generation,
-		.bdf = p->e[i].end.bdf,
-		.own_member = (__u16)(i + 1),
-		.peer_member = (__u16)(!i + 1),
-		.channels = s->channels,
+		.bdf = p->group ? SHUNT_ABI_BDF_UNKNOWN : p->e[i].end.bdf,
+		.own_member = (__u16)pair_member(p, i),
+		.peer_member = (__u16)pair_member(p, !i),
+		.channels = p->group ? 1 : s->channels,
+		.ends_off = p->group ? (__u32)shunt_layout_ends(&s->layout, p->channel) : 0,
 	};
 
-	memcpy(m.channel, s->channel, s->channels * sizeof(s->channel[0]));
+	memcpy(m.channel, &s->channel[p->channel], m.channels * sizeof(s->channel[0]));
 	uplink_send(p->vm[i], &m, sizeof(m), SHUNT_ABI_MSG_LINK_OPEN);
 }
 
@@ -280,9 +313,9 @@ static void send_close(struct pair *p, unsigned int i, uint32_t reason)
 {
 	struct shunt_abi_msg_link_close m = {
 		.segment_id = p->seg->spec.id,
-		.epoch = p->seg->spec.epoch,
+		.epoch = pair_epoch(p),
 		.reason = reason,
-		.peer_member = !i + 1,
+		.peer_member = pair_member(p, !i),
 	};
 
 	uplink_send(p->vm[i], &m, sizeof(m), SHUNT_ABI_MSG_LINK_CLOSE);
@@ -355,7 +388,7 @@ static void set_backoff(struct pair *p, uint64_t opened_at)
 
 static void finish_closing(struct pair *p)
 {
-	int r = segment_scrub(p->seg);
+	int r = pair_scrub(p);
 
 	if (r) {
 		p->failed = SHUNT_ABI_R_DAEMON;
@@ -434,6 +467,8 @@ static void pair_step(struct pair *p)
 
 static bool forgettable(const struct pair *p)
 {
+	if (p->group)
+		return false;
 	return (!vm_alive(p->vm[0]) && !vm_alive(p->vm[1]) && p->state <= PAIR_PARKED) ||
 	       (!p->seg && (!vm_alive(p->vm[0]) || !vm_alive(p->vm[1])));
 }
@@ -538,9 +573,9 @@ static void end_closed(struct pair *p, unsigned int i, uint32_t state, uint32_t 
 void pair_link_state(struct vm *vm, const struct shunt_abi_msg_link_state *m)
 {
 	unsigned int i;
-	struct pair *p = pair_find_segment(vm->d, m->segment_id, vm, &i);
+	struct pair *p = pair_find_segment(vm->d, m->segment_id, m->peer_member, vm, &i);
 
-	if (!p || m->epoch != p->seg->spec.epoch || p->state < PAIR_OFFERED || p->e[i].closed) {
+	if (!p || m->epoch != pair_epoch(p) || p->state < PAIR_OFFERED || p->e[i].closed) {
 		vm->uplink.stale_msgs++;
 		return;
 	}
@@ -558,7 +593,7 @@ void pair_link_state(struct vm *vm, const struct shunt_abi_msg_link_state *m)
 void pair_stats(struct vm *vm, const struct shunt_abi_msg_stats *m)
 {
 	unsigned int i;
-	struct pair *p = pair_find_segment(vm->d, m->segment_id, vm, &i);
+	struct pair *p = pair_find_segment(vm->d, m->segment_id, m->peer_member, vm, &i);
 
 	if (!p) {
 		vm->uplink.stale_msgs++;

@@ -478,7 +478,7 @@ static void on_chardev_removed(void *ctx, json_t *ret, const char *error)
 void plug_device_deleted(struct vm *vm, const char *qdev, struct end *e)
 {
 	unsigned int eventfds = e && e->seg ? e->seg->spec.members * e->seg->spec.vectors :
-		SEGMENT_MEMBERS * SEGMENT_VECTORS;
+		SEGMENT_PLUGGED_MEMBERS * SEGMENT_VECTORS;
 
 	vm->inert_due += eventfds + HOLES_BESIDES;
 	log_info("device-deleted", "vm=%s device=%s", vm->name, qdev);

@@ -52,6 +52,9 @@ static const struct reason reasons[SHUNT_ABI_R_MAX] = {
 	[SHUNT_ABI_R_IDLE] = { "idle", "not enough traffic yet", "" },
 	[SHUNT_ABI_R_HOST_POLICY] = { "host-policy", "the host enforces something that must not be bypassed",
 		"on the host, `shunt status` says what; take it away, or see host_policy in shuntd.conf" },
+	[SHUNT_ABI_R_AWAITED] = { "awaited", "its QEMU has not connected",
+		"start it with -chardev socket,id=shunt,path=SOCKET "
+		"-device ivshmem-doorbell,vectors=2,chardev=shunt" },
 };
 
 static const struct reason unknown = { "unknown", "unknown reason (newer module or daemon?)", "" };

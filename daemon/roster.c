@@ -13,10 +13,10 @@
 #include "daemon/policy.h"
 #include "daemon/shuntd.h"
 
-/** roster_sees() - Whether @vm may know of @peer. */
+/** roster_sees() - Whether @vm may know of @peer: no link leads out of a group. */
 bool roster_sees(const struct vm *vm, const struct vm *peer)
 {
-	return vm != peer && vm_alive(peer) && peer->identified && peer->id &&
+	return vm != peer && vm->group == peer->group && vm_alive(peer) && peer->identified && peer->id &&
 	       shunt_policy_allows(vm->d->config, vm->label, peer->label);
 }
 
@@ -43,7 +43,7 @@ static const struct vm *other_owner(const struct vm *owner, const struct shunt_a
 	const struct vm *other;
 
 	TAILQ_FOREACH(other, &owner->d->vms, link)
-		if (other != owner && vm_alive(other) && has_mac(other, mac) &&
+		if (other != owner && other->group == owner->group && vm_alive(other) && has_mac(other, mac) &&
 		    shunt_policy_allows(owner->d->config, owner->label, other->label))
 			return other;
 	return NULL;

@@ -21,16 +21,28 @@
 #include "daemon/cleanup.h"
 #include "daemon/log.h"
 
-/* Pairs have one packet channel; per-vCPU channels will be more entries of the same kind. */
+static unsigned int channels_of(const struct segment_spec *spec)
+{
+	switch (spec->kind) {
+	case SHUNT_ABI_PAIR:
+		return 1;	/* per-vCPU channels will be more entries of the same kind */
+	case SHUNT_ABI_GROUP:
+		return shunt_layout_group_channels(spec->members);
+	default:
+		return 0;
+	}
+}
+
 static int lay_out(struct segment *s)
 {
 	int r;
 
-	s->channels = s->spec.kind == SHUNT_ABI_PAIR ? 1 : 0;
+	s->channels = channels_of(&s->spec);
+	s->channel = calloc(s->channels + 1, sizeof(*s->channel));
 	r = shunt_layout_compute(s->spec.kind, s->spec.size, s->spec.members, s->channels, &s->layout);
-	if (!r && s->channels)
-		r = shunt_layout_channel(&s->layout, 0, SHUNT_ABI_CHAN_PACKET, 0, SHUNT_ABI_VECTOR_CHANNEL,
-					 s->spec.ring_size, &s->channel[0]);
+	for (unsigned int i = 0; !r && i < s->channels; i++)
+		r = shunt_layout_channel(&s->layout, i, SHUNT_ABI_CHAN_PACKET, 0, SHUNT_ABI_VECTOR_CHANNEL,
+					 s->spec.ring_size, &s->channel[i]);
 	return r;
 }
 
@@ -87,11 +99,13 @@ static int map_it(struct segment *s)
 
 static int make_memfd(struct segment *s)
 {
+	static const char *const kinds[] = {
+		[SHUNT_ABI_UPLINK] = "up", [SHUNT_ABI_PAIR] = "pair", [SHUNT_ABI_GROUP] = "group",
+	};
 	char name[64];
 	struct stat st;
 
-	snprintf(name, sizeof(name), "shunt-%s-%016llx", s->spec.kind == SHUNT_ABI_UPLINK ? "up" : "pair",
-		 (unsigned long long)s->spec.id);
+	snprintf(name, sizeof(name), "shunt-%s-%016llx", kinds[s->spec.kind], (unsigned long long)s->spec.id);
 	s->memfd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	if (s->memfd < 0)
 		return -errno;
@@ -159,6 +173,7 @@ void segment_free(struct segment *s)
 	for (unsigned int m = 0; m < SEGMENT_MEMBERS; m++)
 		for (unsigned int v = 0; v < SEGMENT_VECTORS; v++)
 			shunt_close(&s->efd[m][v]);
+	free(s->channel);
 	free(s);
 }
 
@@ -187,6 +202,48 @@ int segment_scrub(struct segment *s)
 		s->spec.epoch = 1;
 	write_header(s);
 	return 0;
+}
+
+static void zero_ring(struct segment *s, uint64_t off)
+{
+	memset(s->map + off, 0, sizeof(struct shunt_abi_ring));
+}
+
+/**
+ * segment_scrub_channel() - Forget what two members of a group had on their link.
+ * @n: the channel.
+ *
+ * Context: as segment_scrub(), for the two VMs of this link; the others may be using theirs.
+ * Return: 0 or a negative errno; on failure the link must not be used again.
+ */
+int segment_scrub_channel(struct segment *s, unsigned int n)
+{
+	const struct shunt_abi_channel *c = &s->channel[n];
+
+	for (int i = 0; i < 2; i++)
+		if (fallocate(s->memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)c->dir[i].ext_off,
+			      (off_t)c->dir[i].ext_size) < 0)
+			return -errno;
+	zero_ring(s, c->dir[0].ctl_off);
+	zero_ring(s, c->dir[1].ctl_off);
+	memset(s->map + shunt_layout_ends(&s->layout, n), 0, 2 * sizeof(struct shunt_abi_member));
+	write_header(s);
+	return 0;
+}
+
+/**
+ * segment_reset_member() - An empty mailbox and an absent member, for the next process of a VM.
+ *
+ * Context: the VM's process has exited, or an operator wants the guest to begin anew.
+ */
+void segment_reset_member(struct segment *s, unsigned int member)
+{
+	struct shunt_abi_segment *h = (struct shunt_abi_segment *)s->map;
+
+	memset(h->reserved, 0, sizeof(h->reserved));
+	memset(segment_mailbox(s, member), 0, sizeof(struct shunt_abi_mailbox));
+	memset(segment_member(s, member), 0, sizeof(struct shunt_abi_member));
+	write_header(s);
 }
 
 /** segment_ring() - Ring a member's doorbell. */

@@ -11,7 +11,8 @@
 
 #include "core/layout.h"
 
-#define SEGMENT_MEMBERS 3u	/* shuntd and at most two VMs */
+#define SEGMENT_MEMBERS SHUNT_ABI_MEMBERS_MAX
+#define SEGMENT_PLUGGED_MEMBERS 3u	/* of segments that are plugged: shuntd and at most two VMs */
 #define SEGMENT_VECTORS 4u
 #define SEGMENT_UPLINK_SIZE (1u << 20)
 
@@ -22,7 +23,7 @@ struct segment_spec {
 	uint64_t size;
 	uint32_t epoch;
 	uint32_t members, vectors;
-	uint64_t ring_size;	/* pairs: bytes per direction of the packet channel */
+	uint64_t ring_size;	/* bytes per direction of a packet channel */
 	uint64_t ino;
 	uint64_t efd_id[SEGMENT_MEMBERS][SEGMENT_VECTORS];
 };
@@ -33,7 +34,7 @@ struct segment {
 	int efd[SEGMENT_MEMBERS][SEGMENT_VECTORS];
 	uint8_t *map;
 	struct shunt_layout layout;
-	struct shunt_abi_channel channel[1];
+	struct shunt_abi_channel *channel;	/* what was granted, not what the directory says now */
 	unsigned int channels;
 };
 
@@ -42,6 +43,8 @@ int segment_adopt(const struct segment_spec *spec, const pid_t *pids, const int 
 		  struct segment **ret);
 void segment_free(struct segment *s);
 int segment_scrub(struct segment *s);
+int segment_scrub_channel(struct segment *s, unsigned int n);
+void segment_reset_member(struct segment *s, unsigned int member);
 void segment_ring(const struct segment *s, unsigned int member, unsigned int vector);
 struct shunt_abi_mailbox *segment_mailbox(const struct segment *s, unsigned int member);
 struct shunt_abi_member *segment_member(const struct segment *s, unsigned int member);

@@ -17,9 +17,10 @@
  * So a daemon killed at any point finds on restart a state file that is never behind what
  * guests were told, and messages it had not recorded are still in the mailbox.
  *
- * vm   a QEMU process: QMP connection, identity, NICs, its uplink
- * end  one ivshmem device of one VM: where a segment is plugged
- * pair two VMs that may share a segment
+ * vm    a QEMU process: QMP connection, identity, NICs, its uplink
+ * end   one ivshmem device of one VM: where a segment is plugged
+ * pair  two VMs that may share a segment
+ * group VMs without QMP that share one segment, as the configuration says
  */
 #ifndef SHUNT_DAEMON_SHUNTD_H
 #define SHUNT_DAEMON_SHUNTD_H
@@ -42,6 +43,7 @@
 struct control;
 struct vm;
 struct pair;
+struct vm_group;
 
 /* --- end: plug.c, ivshmem.c --- */
 
@@ -125,7 +127,9 @@ struct vm {
 	bool running;
 	bool identified;	/* at least once in this QEMU's life */
 
-	char *qmp_path;
+	struct vm_group *group;	/* a static member: no QMP, its segment is the group's */
+	const struct shunt_group_member *rule;	/* its entry in the configuration */
+	char *qmp_path;		/* of a static member: the socket its QEMU connects to */
 	struct qmp *qmp;
 	pid_t pid;
 	uid_t uid;
@@ -192,7 +196,10 @@ struct pair {
 	struct vm *vm[2];
 	enum pair_state state;
 	struct segment *seg;
-	struct pair_end e[2];	/* member i + 1 */
+	struct pair_end e[2];	/* member i + 1; in a group the uplink's end is used instead */
+	struct vm_group *group;	/* the two are members of it; seg is the group's, and of the link there ... */
+	unsigned int channel;	/* ... this channel and */
+	uint32_t epoch;		/* this epoch are used */
 	bool wanted;		/* a guest asked */
 	uint32_t broken;	/* sticky until an operator's attach */
 	uint32_t failed;	/* could not be made; sticky likewise */
@@ -204,10 +211,26 @@ struct pair {
 	bool late;		/* CLOSED is overdue */
 };
 
+/* --- group: group.c, member.c --- */
+
+struct vm_group {
+	TAILQ_ENTRY(vm_group) link;
+	struct shuntd *d;
+	const struct shunt_group_rule *rule;	/* fixed while this daemon runs */
+	const char *name;
+	struct segment *seg;
+	struct vm *vm[SHUNT_ABI_MEMBERS_MAX - 1];	/* member i + 1 */
+	unsigned int n;
+	sd_event_source *bell;	/* shuntd's doorbell, rung by all members */
+	unsigned int bells;	/* left in this tick */
+	uint64_t masked_ticks;
+};
+
 /* --- the daemon --- */
 
 TAILQ_HEAD(vm_list, vm);
 TAILQ_HEAD(pair_list, pair);
+TAILQ_HEAD(group_list, vm_group);
 
 struct shuntd {
 	sd_event *event;
@@ -219,6 +242,7 @@ struct shuntd {
 	uint32_t next_vm_id;
 	struct vm_list vms;
 	struct pair_list pairs;
+	struct group_list groups;
 	struct control *control;
 	struct hostpolicy *hostpolicy;
 	sd_event_source *tick, *settle, *watch;
@@ -242,6 +266,7 @@ void daemon_settle(struct shuntd *d);
 int ivshmem_listen(struct end *e);
 void ivshmem_unlisten(struct end *e);
 void ivshmem_path(const struct end *e, char *buf, size_t size);
+int ivshmem_greet(const struct end *e, int sock);
 
 /* plug.c */
 void plug_end(struct end *e, struct vm *vm, struct segment *seg, unsigned int member);
@@ -278,6 +303,7 @@ void vm_refresh_nics(struct vm *vm);
 int uplink_create(struct vm *vm);
 int uplink_start(struct vm *vm, bool adopt);
 void uplink_stop(struct vm *vm);
+void uplink_forget(struct vm *vm);
 void uplink_drain(struct vm *vm);
 void uplink_mend(struct vm *vm);
 void uplink_send(struct vm *vm, void *msg, size_t len, uint16_t type);
@@ -295,7 +321,11 @@ const struct vm *roster_mac_conflict(const struct vm *vm);
 
 /* pair.c */
 struct pair *pair_find(struct shuntd *d, const struct vm *a, const struct vm *b);
-struct pair *pair_find_segment(struct shuntd *d, uint64_t segment_id, const struct vm *vm, unsigned int *ret_end);
+struct pair *pair_find_segment(struct shuntd *d, uint64_t segment_id, uint32_t peer_member, const struct vm *vm,
+			       unsigned int *ret_end);
+unsigned int pair_member(const struct pair *p, unsigned int i);
+uint32_t pair_epoch(const struct pair *p);
+int pair_scrub(struct pair *p);
 struct pair *pair_new(struct shuntd *d, struct vm *a, struct vm *b);
 void pair_free(struct pair *p);
 void pair_step_all(struct shuntd *d);
@@ -310,6 +340,22 @@ void pair_resend(struct vm *vm);
 bool pair_vm_closed(const struct vm *vm);
 uint32_t pair_reason(const struct pair *p, const char **ret_detail);
 const char *pair_state_name(enum pair_state s);
+
+/* group.c */
+void group_create_all(struct shuntd *d);
+void group_keep(struct shuntd *d, struct shunt_config *c);
+struct vm_group *group_find(struct shuntd *d, const char *name);
+struct segment_spec group_spec(const struct vm_group *g);
+int group_use(struct vm_group *g, struct segment *seg);
+void group_start_all(struct shuntd *d);
+void group_tick(struct shuntd *d);
+void group_member_here(struct vm *vm);
+void group_member_gone(struct vm *vm);
+void group_free_all(struct shuntd *d);
+
+/* member.c */
+int member_listen(struct vm *vm);
+void member_unlisten(struct vm *vm);
 
 /* state.c */
 int state_save(struct shuntd *d);

@@ -13,6 +13,9 @@
  * not found is treated as not plugged; identify.c later unplugs what QEMU has and nobody knows.
  *
  * A pair that is PARKED in the file is scrubbed again: the daemon may have died before it was done.
+ *
+ * A group is adopted whole: its processes are found by pid as well, and each of them has all its descriptors.
+ * The file must still call for the same segment and the same members in the same places.
  */
 #include <string.h>
 #include <sys/stat.h>
@@ -133,7 +136,7 @@ static json_t *vm_state(const struct vm *vm)
 	put_hex(o, "roster_acked", vm->roster_acked);
 	json_object_set_new(o, "roster_reset", json_boolean(vm->roster_reset));
 	json_object_set_new(o, "told", told_state(vm));
-	json_object_set_new(o, "uplink", segment_state(vm->uplink.seg));
+	json_object_set_new(o, "uplink", segment_state(vm->group ? NULL : vm->uplink.seg));
 	json_object_set_new(o, "end", end_state(&vm->uplink.end));
 	for (unsigned int i = 0; i < vm->nics; i++) {
 		const __u8 *a = vm->nic[i].addr;
@@ -166,22 +169,37 @@ static json_t *pair_state(const struct pair *p)
 	put_int(o, "broken", p->broken);
 	put_int(o, "failed", p->failed);
 	put_int(o, "last_reason", p->last_reason);
+	put_int(o, "epoch", p->epoch);
 	return o;
+}
+
+static json_t *group_state(const struct vm_group *g)
+{
+	json_t *members = json_array();
+
+	for (unsigned int i = 0; i < g->n; i++)
+		json_array_append_new(members, vm_state(g->vm[i]));
+	return json_pack("{s:s, s:o, s:o}", "name", g->name, "segment", segment_state(g->seg), "members", members);
 }
 
 static json_t *whole_state(struct shuntd *d)
 {
-	json_t *o = json_object(), *vms = json_array(), *pairs = json_array();
+	json_t *o = json_object(), *vms = json_array(), *pairs = json_array(), *groups = json_array();
+	struct vm_group *g;
 	struct pair *p;
 	struct vm *vm;
 
 	TAILQ_FOREACH(vm, &d->vms, link)
-		json_array_append_new(vms, vm_state(vm));
+		if (!vm->group)
+			json_array_append_new(vms, vm_state(vm));
+	TAILQ_FOREACH(g, &d->groups, link)
+		json_array_append_new(groups, group_state(g));
 	TAILQ_FOREACH(p, &d->pairs, link)
 		json_array_append_new(pairs, pair_state(p));
 	put_int(o, "version", STATE_VERSION);
 	put_int(o, "next_vm_id", d->next_vm_id);
 	json_object_set_new(o, "vms", vms);
+	json_object_set_new(o, "groups", groups);
 	json_object_set_new(o, "pairs", pairs);
 	return o;
 }
@@ -238,8 +256,8 @@ static bool segment_spec_of(json_t *o, struct segment_spec *s)
 static int adopt_segment(json_t *o, struct vm *const *vms, size_t n, struct segment **ret)
 {
 	struct segment_spec spec;
-	int pidfds[2];
-	pid_t pids[2];
+	int pidfds[SHUNT_ABI_MEMBERS_MAX];
+	pid_t pids[SHUNT_ABI_MEMBERS_MAX];
 	size_t alive = 0;
 
 	if (!segment_spec_of(o, &spec))
@@ -356,9 +374,12 @@ static void adopt_uplink(struct vm *vm, json_t *o)
 static void load_vm(struct shuntd *d, json_t *o)
 {
 	const char *qmp = json_string_value(json_object_get(o, "qmp"));
-	struct vm *vm;
+	const char *name = json_string_value(json_object_get(o, "name"));
+	struct vm *vm = name ? vm_find(d, name) : NULL;
 
-	if (!qmp)
+	if (vm && vm->group)
+		log_warn("name-in-use", "vm=%s detail=\"now a member of group %s\"", name, vm->group->name);
+	if (!qmp || vm)
 		return;
 	vm = vm_new(d, qmp);
 	get_text(o, "name", vm->name, sizeof(vm->name));
@@ -387,11 +408,117 @@ static void load_vm(struct shuntd *d, json_t *o)
 	vm_relabel(vm);
 }
 
+/* --- groups --- */
+
+static bool same_shape(const struct vm_group *g, json_t *o)
+{
+	json_t *members = json_object_get(o, "members");
+	const struct segment_spec want = group_spec(g);
+	struct segment_spec had;
+
+	if (!segment_spec_of(json_object_get(o, "segment"), &had) || had.kind != want.kind ||
+	    had.size != want.size || had.ring_size != want.ring_size || had.members != want.members ||
+	    had.vectors != want.vectors || json_array_size(members) != g->n)
+		return false;
+	for (unsigned int i = 0; i < g->n; i++) {
+		const char *name = json_string_value(json_object_get(json_array_get(members, i), "name"));
+
+		if (!name || strcmp(name, g->vm[i]->name))
+			return false;
+	}
+	return true;
+}
+
+/* Whether its process still lives. */
+static bool load_member(struct vm *vm, json_t *o)
+{
+	vm->id = get_int(o, "id");
+	vm->detached = get_bool(o, "detached");
+	vm->pid = (pid_t)get_int(o, "pid");
+	vm->start_time = get_hex(o, "start_time");
+	if (same_process(vm))
+		return true;
+	vm->pid = 0;
+	return false;
+}
+
+/* Those that live are of a segment this daemon does not have: they are on their own. */
+static void disown(struct vm_group *g, const char *why)
+{
+	log_warn("not-adopted", "group=%s what=group detail=\"%s: its VMs are served again once they are restarted\"",
+		 g->name, why);
+	for (unsigned int i = 0; i < g->n; i++) {
+		struct vm *vm = g->vm[i];
+
+		if (vm_alive(vm))
+			snprintf(vm->detail, sizeof(vm->detail), "process %d has the memory of a former shuntd: "
+				 "restart the VM", vm->pid);
+		vm->exit_io = sd_event_source_disable_unref(vm->exit_io);
+		shunt_close(&vm->pidfd);
+		vm->pid = 0;
+	}
+}
+
+static void adopt_member(struct vm *vm, json_t *o)
+{
+	struct uplink *u = &vm->uplink;
+
+	adopt_guest(vm, o);
+	vm->state = VM_ATTACHED;
+	vm->identified = true;
+	vm->detail[0] = '\0';
+	u->end.state = END_PLUGGED;
+	u->plugged_at = now_usec(vm->d);
+	u->breaks = get_int(o, "breaks");
+	u->broken = get_int(o, "uplink_broken");
+	if (!u->broken)
+		uplink_start(vm, true);
+	log_info("adopted", "vm=%s what=member group=%s pid=%d", vm->name, vm->group->name, vm->pid);
+}
+
+static size_t load_members(struct vm_group *g, json_t *list)
+{
+	size_t i, alive = 0;
+	json_t *o;
+
+	json_array_foreach(list, i, o) {
+		struct vm *vm = vm_find(g->d, json_string_value(json_object_get(o, "name")) ?: "");
+
+		if (vm && vm->group == g && load_member(vm, o))
+			alive++;
+	}
+	return alive;
+}
+
+static void load_group(struct shuntd *d, json_t *o)
+{
+	struct vm_group *g = group_find(d, json_string_value(json_object_get(o, "name")) ?: "");
+	json_t *members = json_object_get(o, "members");
+	struct segment *seg;
+
+	if (!g || !load_members(g, members))
+		return;
+	if (!same_shape(g, o)) {
+		disown(g, "its configuration changed");
+		return;
+	}
+	if (adopt_segment(json_object_get(o, "segment"), g->vm, g->n, &seg)) {
+		disown(g, "its memory was not found in its processes");
+		return;
+	}
+	if (group_use(g, seg))
+		log_err("group-failed", "group=%s", g->name);
+	for (unsigned int i = 0; i < g->n; i++)
+		if (vm_alive(g->vm[i]))
+			adopt_member(g->vm[i], json_array_get(members, i));
+}
+
 static void load_pair_end(struct pair *p, unsigned int i, json_t *o)
 {
 	struct pair_end *e = &p->e[i];
 
-	adopt_end(o, &e->end, p->vm[i], p->seg, i + 1);
+	if (!p->group)
+		adopt_end(o, &e->end, p->vm[i], p->seg, i + 1);
 	e->link_state = get_int(o, "link_state");
 	e->closed = get_bool(o, "closed");
 	e->close_reason = get_int(o, "close_reason");
@@ -408,7 +535,7 @@ static void settle_loaded(struct pair *p)
 		/* Neither QEMU has it: whoever used it has lost the device. */
 		p->state = PAIR_NONE;
 	} else if (p->state == PAIR_PLUGGING || p->state == PAIR_PARKED || p->state == PAIR_NONE) {
-		if (segment_scrub(p->seg))
+		if (pair_scrub(p))
 			p->failed = SHUNT_ABI_R_DAEMON;
 		p->state = PAIR_PARKED;
 	}
@@ -425,16 +552,22 @@ static void load_pair(struct shuntd *d, json_t *o)
 	uint32_t state = get_int(o, "state");
 	struct pair *p;
 
-	if (!a || !b || a == b || state > PAIR_CLOSING)
+	if (!a || !b || a == b || a->group != b->group || state > PAIR_CLOSING)
 		return;
-	p = pair_new(d, a, b);
+	p = pair_find(d, a, b);		/* in a group: if that was adopted */
+	if (!p && a->group)
+		return;
+	if (!p)
+		p = pair_new(d, a, b);
+	p->epoch = get_int(o, "epoch") ?: 1;
 	p->state = state;
 	p->wanted = get_bool(o, "wanted");
 	p->broken = get_int(o, "broken");
 	p->failed = get_int(o, "failed");
 	p->last_reason = get_int(o, "last_reason");
 	get_text(o, "detail", p->detail, sizeof(p->detail));
-	adopt_segment(json_object_get(o, "segment"), p->vm, 2, &p->seg);
+	if (!p->group)
+		adopt_segment(json_object_get(o, "segment"), p->vm, 2, &p->seg);
 	load_pair_end(p, 0, json_array_get(ends, 0));
 	load_pair_end(p, 1, json_array_get(ends, 1));
 	settle_loaded(p);
@@ -465,6 +598,8 @@ void state_load(struct shuntd *d)
 	d->next_vm_id = get_int(o, "next_vm_id") ?: 1;
 	json_array_foreach(json_object_get(o, "vms"), i, e)
 		load_vm(d, e);
+	json_array_foreach(json_object_get(o, "groups"), i, e)
+		load_group(d, e);
 	json_array_foreach(json_object_get(o, "pairs"), i, e)
 		load_pair(d, e);
 	TAILQ_FOREACH(vm, &d->vms, link) {

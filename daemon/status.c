@@ -46,6 +46,8 @@ static const char *vm_state_word(const struct vm *vm)
 {
 	switch (vm->state) {
 	case VM_CONNECTING:
+		if (vm->group)
+			return "awaited";
 		return vm_alive(vm) && vm->identified ? "qmp-lost" : "connecting";
 	case VM_IDENTIFYING:
 		return "identifying";
@@ -70,7 +72,7 @@ static const char *uplink_word(const struct vm *vm)
 	case END_REMOVED:
 		return "removed";
 	case END_NONE:
-		return "absent";
+		return vm->group ? "awaited" : "absent";
 	default:
 		return "plugging";
 	}
@@ -152,10 +154,12 @@ static json_t *vm_json(const struct vm *vm)
 	uint32_t reason = vm_why_not(vm, &detail);
 	json_t *o = json_pack("{s:s, s:i, s:s, s:s, s:i, s:s, s:s, s:o}", "name",
 			      *vm->name ? vm->name : "?", "id", (int)vm->id, "label", vm->label, "state",
-			      vm_state_word(vm), "pid", (int)vm->pid, "qmp", vm->qmp_path, "machine",
+			      vm_state_word(vm), "pid", (int)vm->pid, "qmp", vm->group ? "" : vm->qmp_path, "machine",
 			      vm->machine, "macs", macs_json(vm));
 
-	json_object_set_new(o, "accel", json_string(!vm->identified ? "" : vm->kvm ? "kvm" : "tcg"));
+	json_object_set_new(o, "group", json_string(vm->group ? vm->group->name : ""));
+	json_object_set_new(o, "socket", json_string(vm->group ? vm->qmp_path : ""));
+	json_object_set_new(o, "accel", json_string(!vm->identified || vm->group ? "" : vm->kvm ? "kvm" : "tcg"));
 	json_object_set_new(o, "module", json_string(vm->hello ? vm->module : ""));
 	json_object_set_new(o, "kernel", json_string(vm->hello ? vm->kernel : ""));
 	json_object_set_new(o, "generation", hex(vm->hello ? vm->generation : 0));
@@ -183,8 +187,10 @@ static json_t *end_json(const struct pair *p, int i)
 {
 	static const char *const words[] = { "none", "queued", "plugging", "plugged", "failed", "removed" };
 	const struct pair_end *e = &p->e[i];
-	json_t *o = json_pack("{s:s, s:i, s:s, s:s, s:s, s:b, s:o}", "vm", p->vm[i]->name, "member", i + 1,
-			      "device", e->end.qdev, "plug", words[e->end.state], "link",
+	json_t *o = json_pack("{s:s, s:i, s:s, s:s, s:s, s:b, s:o}", "vm", p->vm[i]->name, "member",
+			      (int)pair_member(p, (unsigned int)i),
+			      "device", e->end.qdev, "plug",
+			      words[p->group ? p->vm[i]->uplink.end.state : e->end.state], "link",
 			      shunt_link_state_name(e->link_state), "closed", e->closed, "stats",
 			      stats_json(&e->stats));
 
@@ -200,9 +206,11 @@ static json_t *pair_json(const struct pair *p)
 	json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:o, s:I, s:b, s:[o, o]}", "a", p->vm[0]->name, "b",
 			      p->vm[1]->name, "state", pair_state_name(p->state), "path",
 			      reason ? "network" : "packet", "reason", reason_json(reason, detail), "epoch",
-			      (json_int_t)(p->seg ? p->seg->spec.epoch : 0), "late", p->late, "ends",
+			      (json_int_t)(p->seg ? pair_epoch(p) : 0), "late", p->late, "ends",
 			      end_json(p, 0), end_json(p, 1));
 
+	json_object_set_new(o, "kind", json_string(p->group ? "group" : "pair"));
+	json_object_set_new(o, "group", json_string(p->group ? p->group->name : ""));
 	json_object_set_new(o, "segment", hex(p->seg ? p->seg->spec.id : 0));
 	json_object_set_new(o, "bytes_shared", json_integer(p->seg ? (json_int_t)p->seg->spec.size : 0));
 	json_object_set_new(o, "tx_bytes_a", json_integer((json_int_t)p->e[0].stats.tx_bytes));
@@ -216,8 +224,12 @@ static json_t *no_pair_json(struct vm *a, struct vm *b)
 	const char *detail = "";
 	uint32_t reason = 0;
 
-	if (!shunt_policy_allows(a->d->config, a->label, b->label))
+	if (a->group != b->group) {
 		reason = SHUNT_ABI_R_POLICY;
+		detail = "no link leads out of a group";
+	} else if (!shunt_policy_allows(a->d->config, a->label, b->label)) {
+		reason = SHUNT_ABI_R_POLICY;
+	}
 	if (!reason)
 		reason = vm_why_not(a, &detail);
 	if (!reason)
@@ -264,13 +276,16 @@ json_t *status_json(struct shuntd *d)
 {
 	json_t *vms = json_array();
 	uint64_t bytes = 0;
+	struct vm_group *g;
 	struct pair *p;
 	struct vm *vm;
 
 	TAILQ_FOREACH(vm, &d->vms, link)
 		json_array_append_new(vms, vm_json(vm));
 	TAILQ_FOREACH(p, &d->pairs, link)
-		bytes += p->seg ? p->seg->spec.size : 0;
+		bytes += p->seg && !p->group ? p->seg->spec.size : 0;
+	TAILQ_FOREACH(g, &d->groups, link)
+		bytes += g->seg ? g->seg->spec.size : 0;
 	return json_pack("{s:s, s:s, s:i, s:I, s:I, s:I, s:s, s:o, s:o}", "version", SHUNT_VERSION, "host",
 			 d->host, "pid", (int)getpid(), "uptime_s",
 			 (json_int_t)((now_usec(d) - d->started_at) / 1000000), "shared_bytes",

@@ -170,7 +170,8 @@ static void mask(struct vm *vm)
 {
 	vm->uplink.masked = true;
 	vm->uplink.masked_ticks++;
-	sd_event_source_set_enabled(vm->uplink.bell, SD_EVENT_OFF);
+	if (vm->uplink.bell)
+		sd_event_source_set_enabled(vm->uplink.bell, SD_EVENT_OFF);
 }
 
 static void take(struct vm *vm)
@@ -292,6 +293,12 @@ void uplink_flush(struct vm *vm)
 
 /* --- life --- */
 
+/* On an uplink every VM is member 1. */
+static unsigned int own_member(const struct vm *vm)
+{
+	return vm->group ? vm->uplink.end.member : 1;
+}
+
 static void say_ready(struct vm *vm)
 {
 	struct shunt_abi_member *me = segment_member(vm->uplink.seg, 0);
@@ -310,7 +317,7 @@ static void say_ready(struct vm *vm)
 int uplink_start(struct vm *vm, bool adopt)
 {
 	struct uplink *u = &vm->uplink;
-	struct shunt_abi_mailbox *box = segment_mailbox(u->seg, 1);
+	struct shunt_abi_mailbox *box = segment_mailbox(u->seg, own_member(vm));
 	int r = 0;
 
 	if (adopt) {
@@ -327,7 +334,8 @@ int uplink_start(struct vm *vm, bool adopt)
 		uplink_break(vm, SHUNT_ABI_R_BROKEN_INDEX, "mailbox cannot be adopted");
 		return r;
 	}
-	r = sd_event_add_io(vm->d->event, &u->bell, u->seg->efd[0][0], EPOLLIN, on_bell, vm);
+	if (!vm->group)		/* its members share a doorbell: group.c */
+		r = sd_event_add_io(vm->d->event, &u->bell, u->seg->efd[0][0], EPOLLIN, on_bell, vm);
 	if (r < 0)
 		return r;
 	say_ready(vm);
@@ -370,18 +378,30 @@ void uplink_stop(struct vm *vm)
 	u->bell = sd_event_source_disable_unref(u->bell);
 	drop_out(u);
 	plug_forget(&u->end);
-	segment_free(u->seg);
+	if (!vm->group)
+		segment_free(u->seg);
 	u->seg = NULL;
 	u->broken = 0;
 	u->masked = false;
 	vm->d->dirty = true;
 }
 
+/** uplink_forget() - The process of a group's member exited: nothing of its conversation is left. */
+void uplink_forget(struct vm *vm)
+{
+	struct uplink *u = &vm->uplink;
+
+	drop_out(u);
+	u->broken = 0;
+	u->masked = false;
+	u->last_liveness = u->liveness_at = 0;
+}
+
 /**
  * uplink_mend() - An operator trusts the guest again: a new epoch with empty rings.
  *
  * The guest's driver, if it runs, has seen the mailbox broken too; it says HELLO when it is loaded
- * or attached again.
+ * or attached again. In a group the mailbox alone is made anew: the segment is others', too.
  */
 void uplink_mend(struct vm *vm)
 {
@@ -390,7 +410,9 @@ void uplink_mend(struct vm *vm)
 	drop_out(u);
 	u->bell = sd_event_source_disable_unref(u->bell);
 	u->broken = 0;
-	if (!u->seg || segment_scrub(u->seg) || uplink_start(vm, false))
+	if (u->seg && vm->group)
+		segment_reset_member(u->seg, u->end.member);
+	if (!u->seg || (!vm->group && segment_scrub(u->seg)) || uplink_start(vm, false))
 		uplink_break(vm, SHUNT_ABI_R_BROKEN_STATE, "cannot be mended");
 	else
 		log_info("uplink-mended", "vm=%s", vm->name);
@@ -421,7 +443,7 @@ void uplink_tick(struct vm *vm)
 	if (!u->seg)
 		return;
 	me = segment_member(u->seg, 0);
-	guest = segment_member(u->seg, 1);
+	guest = segment_member(u->seg, own_member(vm));
 	__atomic_store_n(&me->liveness, now_usec(vm->d), __ATOMIC_RELAXED);
 	raw = __atomic_load_n(&guest->liveness, __ATOMIC_RELAXED);
 	if (raw != u->last_liveness) {
@@ -432,7 +454,8 @@ void uplink_tick(struct vm *vm)
 	u->budget = BUDGET;
 	if (u->masked && !u->broken) {
 		u->masked = false;
-		sd_event_source_set_enabled(u->bell, SD_EVENT_ON);
+		if (u->bell)
+			sd_event_source_set_enabled(u->bell, SD_EVENT_ON);
 		take(vm);
 	}
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * A VM: a QEMU process, known through a QMP socket of its own.
+ * A VM: a QEMU process, known through a QMP socket of its own (or, in a group, by its connection: group.c).
  *
  * DOC: Theory of operation
  *
@@ -78,6 +78,11 @@ uint32_t vm_why_not(const struct vm *vm, const char **ret_detail)
 	const struct uplink *u = &vm->uplink;
 
 	*ret_detail = vm->detail;
+	if (vm->group && !vm_alive(vm) && vm->state != VM_GONE) {
+		if (u->end.state == END_FAILED)
+			*ret_detail = u->end.detail;
+		return u->end.state == END_FAILED ? u->end.reason : SHUNT_ABI_R_AWAITED;
+	}
 	if (!vm_alive(vm))
 		return vm->state == VM_GONE ? SHUNT_ABI_R_PEER_DEAD : SHUNT_ABI_R_TIMEOUT;
 	if (vm->detached)
@@ -142,6 +147,10 @@ static void vm_gone(struct vm *vm)
 	vm->exit_io = sd_event_source_disable_unref(vm->exit_io);
 	shunt_close(&vm->pidfd);
 	vm_guest_left(vm, "qemu-exit");
+	if (vm->group) {
+		group_member_gone(vm);
+		return;
+	}
 	qmp_free(vm->qmp);
 	vm->qmp = NULL;
 	plug_cancel_all(vm);
@@ -338,7 +347,7 @@ void vm_connect(struct vm *vm)
 {
 	int r;
 
-	if (vm->qmp)
+	if (vm->qmp || vm->group)
 		return;
 	r = try_connect(vm);
 	if (!r)
@@ -381,6 +390,8 @@ void vm_free(struct vm *vm)
 	qmp_free(vm->qmp);
 	vm->qmp = NULL;
 	plug_cancel_all(vm);
+	if (vm->group)
+		member_unlisten(vm);
 	uplink_stop(vm);
 	sd_event_source_disable_unref(vm->exit_io);
 	sd_event_source_disable_unref(vm->retry);
@@ -419,7 +430,7 @@ void vm_reattach(struct vm *vm)
 	pair_clear_errors(vm);
 	if (vm->uplink.broken)
 		uplink_mend(vm);
-	if (e->state == END_FAILED || e->state == END_REMOVED) {
+	if (!vm->group && (e->state == END_FAILED || e->state == END_REMOVED)) {
 		uplink_stop(vm);
 		if (vm->state == VM_ATTACHED)
 			uplink_create(vm);
@@ -461,7 +472,7 @@ int vm_attach(struct shuntd *d, const char *qmp_path, const char *name, const ch
 	if (vm->identified)
 		vm_relabel(vm);
 	*ret = vm;
-	if (vm->qmp)
+	if (vm->qmp || vm->group)
 		return 0;
 	if (from_dir) {
 		vm->retry_ms = 0;

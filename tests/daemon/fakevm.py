@@ -114,8 +114,9 @@ class Device:
         self.own = None
         self.eventfds = {}
 
-    def greeting(self):
-        version, own, minus = self.message(), self.message(), self.message()
+    def greeting(self, version=None):
+        version = self.message() if version is None else (version, None)
+        own, minus = self.message(), self.message()
         assert version[0] == 0 and version[1] is None, version
         assert minus[0] == -1 and minus[1] is not None, minus
         self.own, self.memfd = own[0], minus[1]
@@ -131,6 +132,15 @@ class Device:
             self.eventfds.setdefault(member, []).append(fd)
         assert self.own in self.eventfds and 0 in self.eventfds, self.eventfds
         assert all(len(v) == vectors for v in self.eventfds.values()), self.eventfds
+
+    def all(self, vectors):
+        """As a QEMU reads that was started with the device: it waits, and the memory says how many members."""
+        self.mem = mmap.mmap(self.memfd, os.fstat(self.memfd).st_size)
+        members, = struct.unpack_from("<I", self.mem, AT["shunt_abi_segment.members"])
+        for _ in range(members * vectors):
+            member, fd = self.message()
+            self.eventfds.setdefault(member, []).append(fd)
+        assert all(len(self.eventfds[m]) == vectors for m in range(members)), self.eventfds
 
     def message(self):
         data, fds, _, _ = socket.recv_fds(self.sock, 8, 1)
@@ -157,6 +167,14 @@ class Child:
         self.peers = {}         # segment: the peer's member id
         self.auto = opts.get("auto", True)
         self.taps = [open_tap(name) for name in opts.get("taps", [])]
+        self.sel.register(control, selectors.EVENT_READ, self.on_control)
+        self.buffers = {}
+        if opts.get("member"):
+            self.join(opts["member"])
+        else:
+            self.listen(opts)
+
+    def listen(self, opts):
         self.listener = socket.socket(socket.AF_UNIX)
         if os.path.exists(opts["qmp"]):
             os.unlink(opts["qmp"])
@@ -165,8 +183,21 @@ class Child:
             become(opts["uid"], opts["qmp"])
         self.listener.listen(1)     # from here on the kernel says whose it is
         self.sel.register(self.listener, selectors.EVENT_READ, self.on_connect)
-        self.sel.register(control, selectors.EVENT_READ, self.on_control)
-        self.buffers = {}
+
+    def join(self, path):
+        """Connect to the socket of a group's member."""
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(path)
+        d = Device(sock)
+        version, _ = d.message()
+        if version:
+            self.say(event="refused", version=version)
+            return
+        d.greeting(version)
+        d.all(2)
+        self.devices["group"] = d
+        self.take_uplink(d)
+        self.say(event="joined", member=d.own, members=len(d.eventfds))
 
     def run(self):
         while True:
@@ -329,9 +360,10 @@ class Child:
     def take_uplink(self, d):
         self.uplink = d
         box, = struct.unpack_from("<I", d.mem, AT["shunt_abi_segment.mailbox_off"])
+        box += (d.own - 1) * (MAILBOX_HEAD + 2 * MAILBOX_RING)
         self.up = Ring(d.mem, box, box + MAILBOX_HEAD)
         self.down = Ring(d.mem, box + 256, box + MAILBOX_HEAD + MAILBOX_RING)
-        self.sel.register(d.eventfds[1][0], selectors.EVENT_READ, self.on_bell)
+        self.sel.register(d.eventfds[d.own][0], selectors.EVENT_READ, self.on_bell)
 
     def on_bell(self, fd):
         os.eventfd_read(fd)
@@ -366,18 +398,18 @@ class Child:
             if op == ROSTER_SYNC and self.auto:
                 self.post(ROSTER_ACK, struct.pack("<Q", rgen))
         elif kind == LINK_OPEN:
-            seg, epoch, vm_id, pgen, bdf, own, peer, channels = struct.unpack_from("<QIIQIHHI", m, 8)
+            seg, epoch, vm_id, pgen, bdf, own, peer, channels, ends = struct.unpack_from("<QIIQIHHII", m, 8)
             self.peers[seg] = peer
             self.say(event="open", segment=seg, epoch=epoch, vm_id=vm_id, generation=pgen, bdf=bdf,
-                     own=own, peer=peer, channels=channels)
+                     own=own, peer=peer, channels=channels, ends=ends)
             if self.auto:
                 self.stats.setdefault(seg, 0)
-                self.link(seg, epoch, UP, 0)
+                self.link(seg, epoch, UP, 0, peer)
         elif kind == LINK_CLOSE:
-            seg, epoch, reason = struct.unpack_from("<QII", m, 8)
-            self.say(event="close", segment=seg, epoch=epoch, reason=reason)
+            seg, epoch, reason, peer = struct.unpack_from("<QIII", m, 8)
+            self.say(event="close", segment=seg, epoch=epoch, reason=reason, peer=peer)
             if self.auto:
-                self.link(seg, epoch, CLOSED, reason)
+                self.link(seg, epoch, CLOSED, reason, peer)
         elif kind == STATS_GET:
             self.say(event="stats_get")
             for segment, tx_bytes in self.stats.items():
@@ -385,8 +417,9 @@ class Child:
         elif kind == REFUSE:
             self.say(event="refuse", reason=struct.unpack_from("<I", m, 8)[0])
 
-    def link(self, seg, epoch, state, reason):
-        self.post(LINK_STATE, struct.pack("<QIIII", seg, epoch, state, reason, self.peers.get(seg, 0)))
+    def link(self, seg, epoch, state, reason, peer=None):
+        peer = self.peers.get(seg, 0) if peer is None else peer
+        self.post(LINK_STATE, struct.pack("<QIIII", seg, epoch, state, reason, peer))
 
     # --- commands of the test ---
 
@@ -408,8 +441,8 @@ class Child:
     def do_want(self, vm_id):
         self.post(WANT, struct.pack("<II", vm_id, 100))
 
-    def do_link(self, segment, epoch, state, reason):
-        self.link(segment, epoch, state, reason)
+    def do_link(self, segment, epoch, state, reason, peer=None):
+        self.link(segment, epoch, state, reason, peer)
 
     def do_stats(self, segment, tx_bytes):
         self.stats[segment] = tx_bytes
@@ -489,7 +522,8 @@ class FakeVM:
     Options: name, qmp (socket path), macs, busy (never greets), no_ivshmem, no_slot, ports ({id: room}:
     a q35 with these root ports), hold (chardev-add does not connect until connect_held), auto (answers
     LINK_OPEN, LINK_CLOSE and the roster as a healthy guest does; default true), taps (names of taps it holds),
-    uid (whose process it is).
+    uid (whose process it is),
+    member (no QMP: the socket of a group's member that it connects to).
     """
 
     def __init__(self, **opts):

@@ -154,6 +154,19 @@ class World:
         self.vms.append(vm)
         return vm
 
+    def member(self, name, group="g"):
+        """A VM without QMP that connects to its member's socket."""
+        vm = FakeVM(name=name, member=f"{self.d.rt}/groups/{group}/{name}.sock")
+        self.vms.append(vm)
+        return vm
+
+    def joined(self, name, group="g"):
+        """The same, let in and with its module loaded."""
+        vm = self.member(name, group)
+        vm.number = vm.wait("joined")["member"]
+        self.hello(vm)
+        return vm
+
     def hello(self, vm):
         """The guest's module starts; its uplink is plugged first."""
         self.gen += 1

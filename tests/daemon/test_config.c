@@ -115,6 +115,76 @@ static void test_errors(void **state)
 	expect_error("host_policies = ( { vm = \"a\"; host_policy = \"no\"; } );\n", 1, "allowed: \"respect\"");
 }
 
+#define GROUP(rest) "groups = ( { name = \"g\"; " rest " } );\n"
+#define MEMBER(name, mac) "{ name = \"" name "\"; macs = [ \"" mac "\" ]; }"
+#define TWO MEMBER("a", "52:54:00:00:00:01") ",\n" MEMBER("b", "52:54:00:00:00:02")
+
+static void test_groups(void **state)
+{
+	struct shunt_config *c = NULL;
+	char err[1024] = "";
+
+	(void)state;
+	assert_int_equal(load("groups = ( { name = \"ecu\"; label = \"dmz\"; size = \"1M\"; ring_size = \"256K\"; "
+			      "members = (\n"
+			      "{ name = \"a\"; socket = \"/run/x/a.sock\"; user = \"qemu\"; "
+			      "macs = [ \"52:54:00:AA:00:01\", "
+			      "\"52:54:00:aa:00:02\" ]; },\n"
+			      "{ name = \"b\"; pidfile = \"/run/b.pid\"; cgroup = \"/b.slice\"; "
+			      "macs = [ \"52:54:00:aa:00:03\" ]; } ); } );\n", &c, err, sizeof(err)), 0);
+	assert_string_equal(c->groups[0].label, "dmz");
+	assert_int_equal(c->groups[0].size, 1 << 20);
+	assert_int_equal(c->groups[0].members[0].macs, 2);
+	assert_string_equal(c->groups[0].members[0].user, "qemu");
+	assert_string_equal(c->groups[0].members[1].cgroup, "/b.slice");
+	shunt_config_free(c);
+	assert_int_equal(load(GROUP("members = ( " TWO " );"), &c, err, sizeof(err)), 0);
+	assert_int_equal(c->n_groups, 1);
+	assert_string_equal(c->groups[0].label, "g");
+	assert_int_equal(c->groups[0].size, 64 << 20);
+	assert_int_equal(c->groups[0].ring_size, c->ring_size);
+	assert_int_equal(c->groups[0].n_members, 2);
+	assert_int_equal(c->groups[0].members[1].mac[0].addr[5], 2);
+	assert_null(c->groups[0].members[0].socket);
+	shunt_config_free(c);
+}
+
+static void test_group_errors(void **state)
+{
+	(void)state;
+	expect_error("groups = 1;\n", 1, "not a list");
+	expect_error("groups = ( 1 );\n", 1, "each entry is");
+	expect_error(GROUP(""), 1, "has no members");
+	expect_error("groups = ( { members = ( " TWO " ); } );\n", 1, "a name is needed");
+	expect_error("groups = ( { name = \"a/b\"; members = ( " TWO " ); } );\n", 1, "slashes");
+	expect_error("groups = ( { name = \".x\"; members = ( " TWO " ); } );\n", 1, "begin with a dot");
+	expect_error(GROUP("\nmember = 1;"), 2, "allowed: name, label, size, ring_size, members");
+	expect_error(GROUP("name = 1;"), 1, "duplicate setting name");
+	expect_error("groups = ( { name = 1; } );\n", 1, "not a string");
+	expect_error(GROUP("members = 1;"), 1, "not a list");
+	expect_error(GROUP("members = ( " MEMBER("a", "52:54:00:00:00:01") " );"), 1, "2 to 15 VMs, this one has 1");
+	expect_error(GROUP("members = ( 1, 2 );"), 1, "each entry is");
+	expect_error(GROUP("size = \"3M\"; members = ( " TWO " );"), 1, "a power of two from 1048576 to");
+	expect_error(GROUP("size = \"x\"; members = ( " TWO " );"), 1, "no size");
+	expect_error(GROUP("size = \"1M\"; members = ( " TWO " );"), 1, "2 VMs with rings of 524288 bytes need 2M");
+	expect_error(GROUP("ring_size = \"16K\"; members = ( " TWO " );"), 1, "from 262144 to");
+	expect_error(GROUP("label = \"a b\"; members = ( " TWO " );"), 1, "without spaces");
+	expect_error(GROUP("members = ( " TWO ",\n" MEMBER("a", "52:54:00:00:00:03") " );"), 3,
+		     "named \"a\" is there already");
+	expect_error(GROUP("members = ( " TWO ",\n" MEMBER("c", "52:54:00:00:00:02") " );"), 3,
+		     "b and c have one in common");
+	expect_error(GROUP("members = ( " TWO ",\n" MEMBER("c", "52:54") " );"), 3, "no MAC address");
+	expect_error(GROUP("members = ( " TWO ",\n" MEMBER("c", "01:54:00:00:00:02") " );"), 3, "multicast");
+	expect_error(GROUP("members = ( " TWO ",\n { name = \"c\"; } );"), 3, "\"c\" has no macs");
+	expect_error(GROUP("members = ( " TWO ",\n { name = \"c\"; macs = [ ]; } );"), 3, "1 to 8 addresses");
+	expect_error(GROUP("members = ( " TWO ",\n { name = \"c\"; mac = \"\"; } );"), 3,
+		     "allowed: name, socket, macs, user, pidfile, cgroup");
+	expect_error(GROUP("members = ( " TWO ",\n { name = \"c\"; socket = \"c.sock\"; } );"), 3, "no absolute path");
+	expect_error("groups = ( { name = \"g\"; members = ( " TWO " ); },\n{ name = \"g\"; members = ( "
+		     MEMBER("c", "52:54:00:00:00:01") ", " MEMBER("d", "52:54:00:00:00:02") " ); } );\n", 3,
+		     "a group named \"g\" is there already");
+}
+
 static void test_missing(void **state)
 {
 	struct shunt_config *c = NULL;
@@ -131,6 +201,8 @@ int main(void)
 		cmocka_unit_test(test_defaults),
 		cmocka_unit_test(test_everything),
 		cmocka_unit_test(test_errors),
+		cmocka_unit_test(test_groups),
+		cmocka_unit_test(test_group_errors),
 		cmocka_unit_test(test_missing),
 	};
 	int r, fd = mkstemp(path);

@@ -173,6 +173,7 @@ enum shunt_abi_reason {
 	SHUNT_ABI_R_TIMEOUT = 18,	/* the other side did not answer in time */
 	SHUNT_ABI_R_IDLE = 19,		/* not enough traffic yet */
 	SHUNT_ABI_R_HOST_POLICY = 20,	/* the host enforces something on an end's network port */
+	SHUNT_ABI_R_AWAITED = 21,	/* a group's member whose QEMU has not connected yet */
 	SHUNT_ABI_R_MAX
 };
 
