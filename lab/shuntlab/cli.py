@@ -41,6 +41,8 @@ def parser():
     p.add_argument("--with", nargs="+", default=[], metavar="PACKAGE", help="more Debian packages in the image;"
                    " linux-headers: those of the kernels")
     p.add_argument("--place", action="append", default=[], metavar="VM=HOST", help="put a VM on a host")
+    p.add_argument("--static", nargs="*", metavar="VM",
+                   help="these VMs (or all) without QMP for shuntd: a group, its device on their command lines")
 
     p = sub.add_parser("exec", help="run a command in a guest")
     p.add_argument("vm", metavar="VM")
@@ -101,6 +103,8 @@ def do_up(args):
             not 1 <= args.nics <= 8 or not 1 <= args.queues <= 8:
         raise LabError("--vms 1..89, --hosts 1..9, --vcpus 1.., --nics 1..8, --queues 1..8")
     options["place"] = dict(item.split("=", 1) for item in args.place)
+    if args.static is not None:
+        options["static"] = args.static or [f"vm{i}" for i in range(1, args.vms + 1)]
     for key in ("kernel", "machine"):
         given, options[f"{key}s"] = per_vm(getattr(args, key))
         options |= {key: given} if given else {}

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only OR MIT
 """A host's shuntd, started in the host's namespace as its service manager would."""
+import json
 import os
 import select
 import socket
@@ -9,6 +10,18 @@ from . import host, image, state
 from .paths import BUILD, LAB, LabError
 
 START_SECONDS = 20
+
+
+def member_socket(name, vm):
+    """Where the QEMU of a group's member connects: shuntd's default for the group "lab"."""
+    return host.directory(name) / "run/groups/lab" / f"{vm}.sock"
+
+
+def configure_group(name, macs):
+    """Make VMs ({name: [MAC...]}) of a host the members of its group "lab", which shuntd serves without QMP."""
+    members = ",\n".join(f'    {{ name = "{vm}"; macs = {json.dumps(own)}; }}' for vm, own in macs.items())
+    (host.directory(name) / "shuntd.conf").write_text(
+        f'groups = ( {{\n  name = "lab";\n  size = "16M";\n  members = (\n{members}\n  );\n}} );\n')
 
 
 def start(name, lab):

@@ -16,7 +16,7 @@ from .qmp import Qmp
 PARALLEL_BOOTS = 2
 # kernel and machine are of all VMs that kernels and machines ({VM: ...}) say nothing of.
 DEFAULTS = {"vms": 2, "hosts": 1, "kernel": kernel.DEFAULT, "kernels": {}, "vcpus": 1, "mem": 768, "machine": "pc",
-            "machines": {}, "ports": 4, "port_room": "256M", "with": [], "no_shunt": False, "place": {},
+            "machines": {}, "ports": 4, "port_room": "256M", "with": [], "no_shunt": False, "place": {}, "static": [],
             "nics": 1, "queues": 1,
             "shared_memory": False}     # guests' memory in a memfd that a vhost-user back end can map
 SHUNT_CLI = "/usr/bin/shunt"
@@ -63,6 +63,8 @@ def _up(lab, options):
         lab["hosts"][f"host{number}"] = {"netns": f"{lab_tag()}-host{number}", "number": number, "shuntd": None}
         state.save(lab)
         host.create(number, lab["wire"])
+        if options["static"]:
+            configure_group(number, options)
         if not options["no_shunt"]:
             daemon.start(f"host{number}", lab)
     for name, record in records.items():
@@ -97,6 +99,20 @@ def check_shunt(options, kernels):
     for path in (BUILD / "daemon/shuntd", BUILD / "cli/shunt", *(module_path(k.release) for k in kernels)):
         if not path.exists():
             raise LabError(f"{path} is not built: run make (or use --no-shunt)")
+
+
+def configure_group(number, options):
+    """The static VMs of a host are one group there."""
+    placed = {f"vm{i}": i for i in range(1, options["vms"] + 1)}
+    unknown = [name for name in options["static"] if name not in placed]
+    if unknown or options["no_shunt"]:
+        raise LabError(f"--static {unknown[0]}: no such VM" if unknown else "--static and --no-shunt exclude each other")
+    macs = {name: [vm.mac(placed[name], number, nic) for nic in range(options["nics"])] for name in options["static"]
+            if place(name, placed[name], options) == f"host{number}"}
+    if len(macs) == 1:
+        raise LabError(f"--static: {list(macs)[0]} would be alone in the group of host{number}")
+    if macs:
+        daemon.configure_group(f"host{number}", macs)
 
 
 def place(name, number, options):

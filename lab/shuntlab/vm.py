@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import time
 
-from . import accel, agent, host, image, kernel, state
+from . import accel, agent, daemon, host, image, kernel, state
 from .paths import LabError, lab_dir
 from .qmp import Qmp
 
@@ -31,7 +31,7 @@ def new_record(number, host_name, options):
             "kernel": options["kernels"].get(name, options["kernel"]), "vcpus": options["vcpus"],
             "mem": options["mem"], "machine": machine, "ports": options["ports"] if machine != "pc" else 0,
             "port_room": options["port_room"], "shared_memory": options["shared_memory"], "nics": options["nics"],
-            "queues": options["queues"], "qemu": None}
+            "queues": options["queues"], "static": name in options["static"], "qemu": None}
 
 
 def mac(number, host_number, nic=0):
@@ -60,8 +60,9 @@ def _nics(name, record):
 def _sockets(name, record):
     """Arguments for console, monitors and agent ports: each a listening socket that waits for nobody."""
     vm_dir = directory(name)
-    paths = {"con": vm_dir / "console", "qlab": vm_dir / "qmp",
-             "qshunt": host.directory(record["host"]) / "run/vms.d" / f"{name}.qmp"}
+    paths = {"con": vm_dir / "console", "qlab": vm_dir / "qmp"}
+    if not record["static"]:
+        paths["qshunt"] = host.directory(record["host"]) / "run/vms.d" / f"{name}.qmp"
     paths |= {f"agent{i}": vm_dir / f"agent.{i}" for i in range(agent.PORTS)}
     argv = []
     for chardev, path in paths.items():
@@ -70,8 +71,9 @@ def _sockets(name, record):
         path.unlink(missing_ok=True)
         log = f",logfile={vm_dir}/console.log,logappend=on" if chardev == "con" else ""
         argv += ["-chardev", f"socket,id={chardev},path={path},server=on,wait=off{log}"]
-    argv += ["-serial", "chardev:con", "-mon", "chardev=qlab,mode=control", "-mon", "chardev=qshunt,mode=control",
-             "-device", f"virtio-serial-pci,max_ports={agent.PORTS + 1}"]
+    for chardev in ("qlab", "qshunt") if "qshunt" in paths else ("qlab",):
+        argv += ["-mon", f"chardev={chardev},mode=control"]
+    argv += ["-serial", "chardev:con", "-device", f"virtio-serial-pci,max_ports={agent.PORTS + 1}"]
     for i in range(agent.PORTS):
         argv += ["-device", f"virtserialport,chardev=agent{i},name=shunt.agent.{i}"]
     return argv
@@ -91,6 +93,14 @@ def _ports(record):
             for word in ("-device", f"pcie-root-port,id=port{i},chassis={i + 1}{room}")]
 
 
+def _member(name, record):
+    """Arguments that make a VM a member of its host's group, as an operator without QMP would write them."""
+    if not record["static"]:
+        return []
+    return ["-chardev", f"socket,id=shunt,path={daemon.member_socket(record['host'], name)}",
+            "-device", "ivshmem-doorbell,vectors=2,chardev=shunt"]
+
+
 def command_line(name, record, hosts, vms):
     """QEMU's argv."""
     kern = kernel.get(record["kernel"])
@@ -108,7 +118,7 @@ def command_line(name, record, hosts, vms):
             f"lab.name={name} lab.number={number} lab.vms={max(vms, 8)}",
             "-drive", f"id=root,file={record['image']},{disk}", "-device", "virtio-blk-pci,drive=root",
             "-drive", f"id=modules,file={kern.modules_image},{disk}", "-device", "virtio-blk-pci,drive=modules",
-            *_nics(name, record), "-device", "virtio-rng-pci", *_ports(record),
+            *_nics(name, record), "-device", "virtio-rng-pci", *_ports(record), *_member(name, record),
             # A panicked guest stays, to be looked at.
             "-device", "pvpanic", "-action", "panic=pause", *_sockets(name, record)]
 
