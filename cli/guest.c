@@ -199,6 +199,7 @@ static const struct attr {
 	[SHUNT_A_NIC_NAME] = { "name", STRING },
 	[SHUNT_A_NIC_MAC] = { "mac", MAC },
 	[SHUNT_A_NIC_STATE] = { "state", STRING },
+	[SHUNT_A_NIC_REFRESHED] = { "refreshed", U64 },
 	[SHUNT_A_PEER_VM_ID] = { "id", U32 },
 	[SHUNT_A_PEER_NAME] = { "name", STRING },
 	[SHUNT_A_PEER_LABEL] = { "label", STRING },

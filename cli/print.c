@@ -370,9 +370,13 @@ static void guest_status(const json_t *s)
 	else if (strcmp(text(s, "uplink"), "ready"))
 		hint(s, "uplink");
 	putchar('\n');
-	table_row(&t, "NIC", "MAC", "STATE", NULL);
-	json_array_foreach(json_object_get(s, "nics"), i, nic)
-		table_row(&t, text(nic, "name"), text(nic, "mac"), text(nic, "state"), NULL);
+	table_row(&t, "NIC", "MAC", "REFRESHED", "STATE", NULL);
+	json_array_foreach(json_object_get(s, "nics"), i, nic) {
+		char n[24];
+
+		snprintf(n, sizeof(n), "%lld", number(nic, "refreshed"));
+		table_row(&t, text(nic, "name"), text(nic, "mac"), n, text(nic, "state"), NULL);
+	}
 	table_print(&t);
 	putchar('\n');
 	guest_peers(json_object_get(s, "peers"));

@@ -48,6 +48,10 @@ uint shunt_release_ms = 5000;
 module_param_named(release_ms, shunt_release_ms, uint, 0644);
 MODULE_PARM_DESC(release_ms, "how long to wait for a peer when a link is closed, in ms (5000)");
 
+uint shunt_refresh_s = 60;
+module_param_named(refresh_s, shunt_refresh_s, uint, 0644);
+MODULE_PARM_DESC(refresh_s, "how often a NIC with a link sends a real frame for bridges to remember it, in s; 0: never (60)");
+
 static int __init shunt_init(void)
 {
 	int err = -ENOMEM;
@@ -105,6 +109,7 @@ static void __exit shunt_exit(void)
 	shunt_poller_stop();
 	shunt_uplink_exit();
 	destroy_workqueue(shunt_flush_wq);
+	shunt_refresh_exit();
 	destroy_workqueue(shunt_wq);
 	shunt_dummy_netdev_free(shunt_napi_dev);
 }

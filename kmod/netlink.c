@@ -64,7 +64,8 @@ static int put_nic(struct sk_buff *msg, const struct shunt_nic *nic)
 	shunt_nic_describe(nic, state, sizeof(state));
 	if (nla_put_string(msg, SHUNT_A_NIC_NAME, nic->dev->name) ||
 	    nla_put(msg, SHUNT_A_NIC_MAC, ETH_ALEN, nic->mac.addr) ||
-	    nla_put_string(msg, SHUNT_A_NIC_STATE, state))
+	    nla_put_string(msg, SHUNT_A_NIC_STATE, state) ||
+	    nla_put_u64_64bit(msg, SHUNT_A_NIC_REFRESHED, nic->refreshed, SHUNT_A_PAD))
 		return -EMSGSIZE;
 	return 0;
 }

@@ -52,6 +52,7 @@ extern uint shunt_window_us;
 extern uint shunt_window_bytes;
 extern uint shunt_stalled_ms;
 extern uint shunt_release_ms;
+extern uint shunt_refresh_s;
 
 #define SHUNT_LIVENESS_MS 100
 
@@ -116,6 +117,7 @@ struct shunt_nic {
 	unsigned long looked;		/* jiffies of the last look for obstacles */
 	bool clear;			/* there was none */
 	struct nf_hook_ops *ops;
+	u64 refreshed;			/* frames sent to keep bridges informed; rtnl */
 };
 
 extern struct list_head shunt_nics;
@@ -134,6 +136,11 @@ void shunt_nic_describe(const struct shunt_nic *nic, char *buf, size_t size);
 enum shunt_net_cause shunt_frame_judge(struct shunt_nic *nic, const struct shunt_mac *to, struct sk_buff *skb);
 bool shunt_frame_plain(const struct sk_buff *skb);
 unsigned int shunt_frame_transmit(struct shunt_link *link, struct net_device *dev, struct sk_buff *skb);
+
+/* ---- bridge entries: refresh.c ---- */
+
+void shunt_refresh_tick(bool linked);
+void shunt_refresh_exit(void);
 
 /* ---- links: link.c ---- */
 

@@ -442,6 +442,7 @@ static void tick_work(struct work_struct *work)
 {
 	struct shunt_device *dev;
 	struct shunt_link *link;
+	bool linked = false;
 
 	mutex_lock(&shunt_mutex);
 	list_for_each_entry(dev, &shunt_devices, list) {
@@ -449,9 +450,12 @@ static void tick_work(struct work_struct *work)
 
 		if (dev->uplink)
 			WRITE_ONCE(own->liveness, READ_ONCE(own->liveness) + 1);
-		shunt_device_for_each_link(dev, link)
+		shunt_device_for_each_link(dev, link) {
 			shunt_link_tick(link);
+			linked |= link->state == SHUNT_ABI_LINK_UP;
+		}
 	}
+	shunt_refresh_tick(linked);
 	if (!list_empty(&shunt_devices))
 		queue_delayed_work(shunt_wq, &tick, msecs_to_jiffies(SHUNT_LIVENESS_MS));
 	mutex_unlock(&shunt_mutex);

@@ -58,6 +58,7 @@ enum shunt_genl_attr {
 	SHUNT_A_SEGMENT_KIND,	/* u32, enum shunt_abi_kind: of the uplink (STATUS), of the link (PEER) */
 	SHUNT_A_PEER_REASON,	/* u32, enum shunt_abi_reason: why shuntd makes no link with it, 0: none known */
 	SHUNT_A_LINK_CAUSES,	/* n * u64, by enum shunt_net_cause: frames that took the network */
+	SHUNT_A_NIC_REFRESHED,	/* u64: frames sent so that bridges remember the NIC */
 	__SHUNT_A_MAX
 };
 #define SHUNT_A_MAX (__SHUNT_A_MAX - 1)
