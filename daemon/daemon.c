@@ -132,7 +132,7 @@ static int on_reload(sd_event_source *s, const struct signalfd_siginfo *si, void
 	TAILQ_FOREACH(vm, &d->vms, link)
 		if (vm->identified)
 			vm_relabel(vm);
-	hostpolicy_fresh(d);
+	hostpolicy_reload(d);
 	d->dirty = true;
 	log_info("config-loaded", "path=%s", d->config_path);
 	return 0;

@@ -6,9 +6,9 @@
  * DOC: Theory of operation
  *
  * hostnet_read() takes a snapshot: devices with their bridge port settings (rtnetlink), VLANs, queueing
- * disciplines, tc filters where there can be any, packet filters (nft.c). Each file notes what it finds as an
- * *obstacle* on the device it concerns: words for an operator. hostnet_judge() adds what depends on where
- * a device is, and names the network it is in: two taps of the same network whose frames the host only
+ * disciplines, tc filters where there can be any, packet filters (nft.c, xtables.c). Each file notes what it
+ * finds as an *obstacle* on the device it concerns: words for an operator. hostnet_judge() adds what depends on
+ * where a device is, and names the network it is in: two taps of the same network whose frames the host only
  * switches may have a shunt, which then changes nothing but speed.
  *
  * Only what is known to do nothing is let pass. Anything else is an obstacle: what enforces something cannot be
@@ -387,6 +387,36 @@ static int read_tc(struct netlink *n, struct hostnet *h)
 	return r;
 }
 
+/* --- br_netfilter --- */
+
+static bool sysctl_set(const char *name)
+{
+	char path[96];
+	_cleanup_file_ FILE *f = NULL;
+
+	snprintf(path, sizeof(path), "/proc/sys/net/bridge/%s", name);
+	f = fopen(path, "re");
+	return f && fgetc(f) == '1';
+}
+
+/** hostnet_is_switched() - Whether a device is a tap on a bridge, whose frames the bridge family sees. */
+bool hostnet_is_switched(const struct host_port *p)
+{
+	return p->is_port && !strcmp(p->kind, "tun");
+}
+
+/** hostnet_calls() - Whether bridged frames of a tap are lent to the filters of IPv4 or IPv6. */
+bool hostnet_calls(const struct hostnet *h, const struct host_port *p, bool ip6)
+{
+	const struct host_port *bridge = hostnet_find_index(h, p->master);
+
+	if (!hostnet_is_switched(p))
+		return false;
+	if (ip6)
+		return h->call_ip6tables || (bridge && bridge->call_ip6tables);
+	return h->call_iptables || (bridge && bridge->call_iptables);
+}
+
 /* --- the snapshot --- */
 
 static uint64_t hash_taps(const struct hostnet *h)
@@ -426,7 +456,10 @@ int hostnet_read(struct hostnet **ret)
 		return r;
 	}
 	h->taps = hash_taps(h);
+	h->call_iptables = sysctl_set("bridge-nf-call-iptables");
+	h->call_ip6tables = sysctl_set("bridge-nf-call-ip6tables");
 	nft_read(h);
+	xtables_read(h);
 	*ret = h;
 	return 0;
 }

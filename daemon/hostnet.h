@@ -39,6 +39,7 @@ struct hostnet {
 	struct host_port *port;		/* ordered by index */
 	size_t n;
 	uint64_t taps;			/* changes when a tap or macvtap appears, goes or is renamed */
+	bool call_iptables, call_ip6tables;	/* br_netfilter's sysctls */
 	char blind[HOSTNET_WORDS];	/* what could not be looked at, and what it takes; "" if nothing */
 };
 
@@ -51,7 +52,15 @@ const char *hostnet_judge(const struct hostnet *h, const struct host_port *p, ch
 void hostnet_object(struct host_port *p, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void hostnet_blind(struct hostnet *h, const char *what, int error);
 
+bool hostnet_is_switched(const struct host_port *p);
+bool hostnet_calls(const struct hostnet *h, const struct host_port *p, bool ip6);
+
 /* nft.c */
 void nft_read(struct hostnet *h);
+
+/* xtables.c */
+void xtables_start(void);
+void xtables_stop(void);
+void xtables_read(struct hostnet *h);
 
 #endif

@@ -188,6 +188,12 @@ void hostpolicy_retry(struct shuntd *d)
 	look_if_older(d, RETRY_USEC);
 }
 
+/** hostpolicy_reload() - An operator says that something changed. */
+void hostpolicy_reload(struct shuntd *d)
+{
+	look(d);
+}
+
 /* --- two VMs --- */
 
 static const struct vm *obstructed(const struct vm *vm)
@@ -285,6 +291,7 @@ int hostpolicy_start(struct shuntd *d)
 
 	d->hostpolicy = p;
 	p->stale = true;
+	xtables_start();
 	r = listen_to(d, NETLINK_ROUTE, route, 2, &p->route, &p->route_io);
 	if (r)
 		return r;
@@ -312,4 +319,5 @@ void hostpolicy_stop(struct shuntd *d)
 	hostnet_free(p->net);
 	free(p);
 	d->hostpolicy = NULL;
+	xtables_stop();
 }

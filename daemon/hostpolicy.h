@@ -29,6 +29,7 @@ void hostpolicy_stop(struct shuntd *d);
 void hostpolicy_vm(struct vm *vm);
 void hostpolicy_fresh(struct shuntd *d);
 void hostpolicy_retry(struct shuntd *d);
+void hostpolicy_reload(struct shuntd *d);
 const char *hostpolicy_obstacle(const struct vm *a, const struct vm *b);
 bool hostpolicy_known(const struct vm *a, const struct vm *b);
 bool hostpolicy_obeyed(const struct vm *vm);

@@ -40,7 +40,6 @@ struct chains {
 struct reader {
 	struct hostnet *h;
 	struct netlink n;
-	bool call4, call6;	/* br_netfilter's sysctls */
 };
 
 /* What a rule says of interfaces it is bound to. */
@@ -236,11 +235,6 @@ struct rules {
 	const struct reader *r;
 };
 
-static bool is_bridge_port(const struct host_port *p)
-{
-	return p->is_port && !strcmp(p->kind, "tun");
-}
-
 static void object(struct host_port *p, const struct chain *c)
 {
 	hostnet_object(p, "nftables: table %s %.40s, chain %.40s", family_name(c->family), c->table, c->name);
@@ -249,21 +243,15 @@ static void object(struct host_port *p, const struct chain *c)
 /* Whether frames bridged from or to a tap pass the hook of a chain. */
 static bool in_scope(const struct reader *r, const struct chain *c, const struct host_port *p)
 {
-	const struct host_port *bridge = hostnet_find_index(r->h, p->master);
-	bool call4 = r->call4 || (bridge && bridge->call_iptables);
-	bool call6 = r->call6 || (bridge && bridge->call_ip6tables);
-
-	if (!is_bridge_port(p))
-		return false;
 	switch (c->family) {
 	case NFPROTO_BRIDGE:
-		return true;
+		return hostnet_is_switched(p);
 	case NFPROTO_IPV4:
-		return call4;
+		return hostnet_calls(r->h, p, false);
 	case NFPROTO_IPV6:
-		return call6;
+		return hostnet_calls(r->h, p, true);
 	case NFPROTO_INET:
-		return call4 || call6;
+		return hostnet_calls(r->h, p, false) || hostnet_calls(r->h, p, true);
 	default:
 		return false;
 	}
@@ -325,16 +313,6 @@ static int judge_chain(struct reader *r, const struct chain *c)
 	return netlink_dump(&r->n, m, on_rule, &rules);
 }
 
-static bool sysctl_set(const char *name)
-{
-	char path[96];
-	_cleanup_file_ FILE *f = NULL;
-
-	snprintf(path, sizeof(path), "/proc/sys/net/bridge/%s", name);
-	f = fopen(path, "re");
-	return f && fgetc(f) == '1';
-}
-
 static int read_chains(struct reader *r, struct chains *all)
 {
 	char buf[NETLINK_REQUEST_BYTES];
@@ -354,11 +332,7 @@ static int read_chains(struct reader *r, struct chains *all)
 /** nft_read() - Note what nftables enforces on each tap of the snapshot. */
 void nft_read(struct hostnet *h)
 {
-	struct reader r = {
-		.h = h,
-		.call4 = sysctl_set("bridge-nf-call-iptables"),
-		.call6 = sysctl_set("bridge-nf-call-ip6tables"),
-	};
+	struct reader r = { .h = h };
 	struct chains all = { 0 };
 	int error = read_chains(&r, &all);
 
