@@ -42,10 +42,25 @@ struct reader {
 	struct netlink n;
 };
 
-/* What a rule says of interfaces it is bound to. */
+/* An interface a rule is bound to: what is compared, and with what. */
 struct binding {
-	bool port, bridge;	/* bound to one at all */
-	bool port_matches, bridge_matches;	/* the device asked about is one of them */
+	uint32_t key;			/* enum nft_meta_keys */
+	const struct nlattr *value;
+};
+
+#define BINDINGS_MAX 8u
+
+/* A rule, as far as it is understood. */
+struct rule {
+	struct binding binding[BINDINGS_MAX];
+	size_t n;
+	uint32_t key[REGISTERS];	/* while reading: what was last loaded into a register, plus one */
+};
+
+/* A tap whose frames pass the chain that is looked at. */
+struct subject {
+	struct host_port *port;
+	const struct host_port *bridge;
 };
 
 static const char *family_name(uint8_t family)
@@ -151,38 +166,6 @@ static bool index_matches(const struct nlattr *value, int index)
 	return mnl_attr_get_payload_len(value) == 4 && mnl_attr_get_u32(value) == (uint32_t)index;
 }
 
-/* One comparison of an interface with something. */
-static void bind_to(struct binding *b, uint32_t key, const struct nlattr *value, const struct host_port *p,
-		    const struct host_port *bridge, bool bridged)
-{
-	const struct host_port *subject = bridged ? p : bridge;	/* br_netfilter shows the bridge as the device */
-
-	switch (key) {
-	case NFT_META_IIFNAME:
-	case NFT_META_OIFNAME:
-		b->port = true;
-		b->port_matches |= subject && name_matches(value, subject->name);
-		break;
-	case NFT_META_IIF:
-	case NFT_META_OIF:
-		b->port = true;
-		b->port_matches |= subject && index_matches(value, subject->index);
-		break;
-	case NFT_META_BRI_IIFNAME:
-	case NFT_META_BRI_OIFNAME:
-		b->bridge = true;
-		b->bridge_matches |= bridge && name_matches(value, bridge->name);
-		break;
-	}
-}
-
-struct rule_check {
-	const struct host_port *p, *bridge;
-	bool bridged;		/* the bridge family: devices are ports */
-	uint32_t key[REGISTERS];	/* what was last loaded into a register, plus one */
-	struct binding b;
-};
-
 static const struct nlattr *nested(const struct nlattr *in, uint16_t type)
 {
 	const struct nlattr *a;
@@ -194,13 +177,24 @@ static const struct nlattr *nested(const struct nlattr *in, uint16_t type)
 	return NULL;
 }
 
-static void check_expr(struct rule_check *c, const char *name, const struct nlattr *data)
+static bool is_bridge_key(uint32_t key)
+{
+	return key == NFT_META_BRI_IIFNAME || key == NFT_META_BRI_OIFNAME;
+}
+
+static bool is_interface_key(uint32_t key)
+{
+	return key == NFT_META_IIFNAME || key == NFT_META_OIFNAME || key == NFT_META_IIF || key == NFT_META_OIF ||
+	       is_bridge_key(key);
+}
+
+static void read_expr(struct rule *r, const char *name, const struct nlattr *data)
 {
 	const struct nlattr *key = nested(data, NFTA_META_KEY), *reg = nested(data, NFTA_META_DREG);
 	const struct nlattr *value;
 
 	if (!strcmp(name, "meta") && key && reg && be32(reg) < REGISTERS) {
-		c->key[be32(reg)] = be32(key) + 1;
+		r->key[be32(reg)] = be32(key) + 1;
 		return;
 	}
 	if (strcmp(name, "cmp"))
@@ -208,70 +202,105 @@ static void check_expr(struct rule_check *c, const char *name, const struct nlat
 	reg = nested(data, NFTA_CMP_SREG);
 	key = nested(data, NFTA_CMP_OP);
 	value = nested(nested(data, NFTA_CMP_DATA), NFTA_DATA_VALUE);
-	if (reg && key && value && be32(key) == NFT_CMP_EQ && be32(reg) < REGISTERS && c->key[be32(reg)])
-		bind_to(&c->b, c->key[be32(reg)] - 1, value, c->p, c->bridge, c->bridged);
+	if (reg && key && value && be32(key) == NFT_CMP_EQ && be32(reg) < REGISTERS && r->key[be32(reg)] &&
+	    is_interface_key(r->key[be32(reg)] - 1) && r->n < BINDINGS_MAX)
+		r->binding[r->n++] = (struct binding){ r->key[be32(reg)] - 1, value };
 }
 
-/* Whether a rule may concern a tap: it is bound to no interface, or to this one. */
-static bool concerns(const struct hostnet *h, const struct host_port *p, const struct nlattr *exprs, bool bridged)
+static void read_rule(struct rule *r, const struct nlmsghdr *m)
 {
-	struct rule_check c = { .p = p, .bridge = hostnet_find_index(h, p->master), .bridged = bridged };
-	const struct nlattr *e;
+	const struct nlattr *a, *e, *exprs = NULL;
 
+	mnl_attr_for_each(a, m, sizeof(struct nfgenmsg))
+		if (mnl_attr_get_type(a) == NFTA_RULE_EXPRESSIONS)
+			exprs = a;
+	if (!exprs)
+		return;
 	mnl_attr_for_each_nested(e, exprs) {
 		const struct nlattr *name = nested(e, NFTA_EXPR_NAME), *data = nested(e, NFTA_EXPR_DATA);
 
 		if (name && data)
-			check_expr(&c, mnl_attr_get_payload(name), data);
+			read_expr(r, mnl_attr_get_payload(name), data);
 	}
-	if (c.b.port)
-		return c.b.port_matches;
-	return !c.b.bridge || c.b.bridge_matches;
 }
 
-struct rules {
-	struct hostnet *h;
-	const struct chain *c;
-	const struct reader *r;
-};
+static bool binds(const struct binding *b, const struct host_port *p)
+{
+	if (!p)
+		return false;
+	if (b->key == NFT_META_IIF || b->key == NFT_META_OIF)
+		return index_matches(b->value, p->index);
+	return name_matches(b->value, p->name);
+}
+
+/*
+ * Whether a rule may concern a tap: it is bound to no interface, or to this one. One that names ports and
+ * bridges is judged by the ports. To the IP families br_netfilter shows the bridge as the device.
+ */
+static bool concerns(const struct rule *r, const struct subject *s, bool bridged)
+{
+	bool port = false, bridge = false, bridge_matches = false;
+
+	for (size_t i = 0; i < r->n; i++) {
+		const struct binding *b = &r->binding[i];
+
+		if (is_bridge_key(b->key)) {
+			bridge = true;
+			bridge_matches |= binds(b, s->bridge);
+		} else {
+			port = true;
+			if (binds(b, bridged ? s->port : s->bridge))
+				return true;
+		}
+	}
+	return !port && (!bridge || bridge_matches);
+}
 
 static void object(struct host_port *p, const struct chain *c)
 {
 	hostnet_object(p, "nftables: table %s %.40s, chain %.40s", family_name(c->family), c->table, c->name);
 }
 
-/* Whether frames bridged from or to a tap pass the hook of a chain. */
-static bool in_scope(const struct reader *r, const struct chain *c, const struct host_port *p)
+/* Whether frames bridged from or to a tap pass the hooks of a family. */
+static bool in_scope(const struct hostnet *h, uint8_t family, const struct host_port *p)
 {
-	switch (c->family) {
+	switch (family) {
 	case NFPROTO_BRIDGE:
 		return hostnet_is_switched(p);
 	case NFPROTO_IPV4:
-		return hostnet_calls(r->h, p, false);
+		return hostnet_calls(h, p, false);
 	case NFPROTO_IPV6:
-		return hostnet_calls(r->h, p, true);
+		return hostnet_calls(h, p, true);
 	case NFPROTO_INET:
-		return hostnet_calls(r->h, p, false) || hostnet_calls(r->h, p, true);
+		return hostnet_calls(h, p, false) || hostnet_calls(h, p, true);
 	default:
 		return false;
 	}
 }
 
+/* Rules can be many, and taps, too: each rule is read once, and a tap with an obstacle is not looked at again. */
+struct judging {
+	const struct chain *c;
+	struct subject *subject;
+	size_t n;
+};
+
 static int on_rule(const struct nlmsghdr *m, void *data)
 {
-	const struct rules *r = data;
-	const struct nlattr *a, *exprs = NULL;
+	struct judging *j = data;
+	struct rule r;
 
-	mnl_attr_for_each(a, m, sizeof(struct nfgenmsg))
-		if (mnl_attr_get_type(a) == NFTA_RULE_EXPRESSIONS)
-			exprs = a;
-	for (size_t i = 0; i < r->h->n; i++) {
-		struct host_port *p = &r->h->port[i];
-
-		if (*p->obstacle || !in_scope(r->r, r->c, p))
+	if (!j->n)
+		return MNL_CB_OK;
+	memset(&r, 0, sizeof(r));
+	read_rule(&r, m);
+	for (size_t i = 0; i < j->n;) {
+		if (!concerns(&r, &j->subject[i], j->c->family == NFPROTO_BRIDGE)) {
+			i++;
 			continue;
-		if (!exprs || concerns(r->h, p, exprs, r->c->family == NFPROTO_BRIDGE))
-			object(p, r->c);
+		}
+		object(j->subject[i].port, j->c);
+		j->subject[i] = j->subject[--j->n];
 	}
 	return MNL_CB_OK;
 }
@@ -287,12 +316,38 @@ static void judge_device_chain(struct reader *r, const struct chain *c)
 			}
 }
 
-static int judge_chain(struct reader *r, const struct chain *c)
+static void find_subjects(struct reader *r, struct judging *j)
 {
-	struct rules rules = { .h = r->h, .c = c, .r = r };
+	j->subject = calloc(r->h->n + 1, sizeof(*j->subject));
+	for (size_t i = 0; i < r->h->n; i++) {
+		struct host_port *p = &r->h->port[i];
+
+		if (*p->obstacle || !in_scope(r->h, j->c->family, p))
+			continue;
+		if (j->c->drops)
+			object(p, j->c);
+		else
+			j->subject[j->n++] = (struct subject){ p, hostnet_find_index(r->h, p->master) };
+	}
+}
+
+static int read_rules(struct reader *r, struct judging *j)
+{
 	char buf[NETLINK_REQUEST_BYTES];
 	struct nfgenmsg *g;
-	struct nlmsghdr *m;
+	struct nlmsghdr *m = netlink_request(buf, NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETRULE, sizeof(*g), &g);
+
+	g->nfgen_family = j->c->family;
+	g->version = NFNETLINK_V0;
+	mnl_attr_put_strz(m, NFTA_RULE_TABLE, j->c->table);
+	mnl_attr_put_strz(m, NFTA_RULE_CHAIN, j->c->name);
+	return netlink_dump(&r->n, m, on_rule, j);
+}
+
+static int judge_chain(struct reader *r, const struct chain *c)
+{
+	struct judging j = { .c = c };
+	int error = 0;
 
 	if (c->family == NFPROTO_NETDEV || (c->family == NFPROTO_INET && c->hook == NF_INET_INGRESS)) {
 		judge_device_chain(r, c);
@@ -300,17 +355,11 @@ static int judge_chain(struct reader *r, const struct chain *c)
 	}
 	if (c->hook != NF_INET_PRE_ROUTING && c->hook != NF_INET_FORWARD && c->hook != NF_INET_POST_ROUTING)
 		return 0;	/* the host's own traffic; numbers are the same in all families */
-	for (size_t i = 0; i < r->h->n && c->drops; i++)
-		if (in_scope(r, c, &r->h->port[i]))
-			object(&r->h->port[i], c);
-	if (!c->uses)
-		return 0;
-	m = netlink_request(buf, NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETRULE, sizeof(*g), &g);
-	g->nfgen_family = c->family;
-	g->version = NFNETLINK_V0;
-	mnl_attr_put_strz(m, NFTA_RULE_TABLE, c->table);
-	mnl_attr_put_strz(m, NFTA_RULE_CHAIN, c->name);
-	return netlink_dump(&r->n, m, on_rule, &rules);
+	find_subjects(r, &j);
+	if (j.n && c->uses)
+		error = read_rules(r, &j);
+	free(j.subject);
+	return error;
 }
 
 static int read_chains(struct reader *r, struct chains *all)

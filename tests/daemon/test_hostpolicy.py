@@ -300,7 +300,7 @@ def iptables_forward(verdict):
         struct.pack_into("i", rules, forward + 112 + 32, verdict)       # ipt_entry, xt_entry_target, verdict
         counters = ctypes.create_string_buffer(16 * count)
         new = info.raw[:36] + struct.pack("II", count, size) + info.raw[36:76] + \
-            struct.pack("IQ", count, ctypes.addressof(counters)) + bytes(rules)
+            struct.pack("<IQ", count, ctypes.addressof(counters)) + bytes(rules)
         error = libc_call("setsockopt", s.fileno(), 0, 64, new, len(new))
     check(not error, f"iptables replace: {os.strerror(error)}")
 
