@@ -36,9 +36,9 @@ uint shunt_window_us = 400;
 module_param_named(window_us, shunt_window_us, uint, 0644);
 MODULE_PARM_DESC(window_us, "how long frames of a fast one-way flow are gathered before a wake-up, in us; 0: never (400)");
 
-uint shunt_window_bytes = 131072;
+uint shunt_window_bytes = 262144;
 module_param_named(window_bytes, shunt_window_bytes, uint, 0644);
-MODULE_PARM_DESC(window_bytes, "bytes that end that wait early (131072)");
+MODULE_PARM_DESC(window_bytes, "bytes that end that wait early (262144)");
 
 uint shunt_stalled_ms = 3000;
 module_param_named(stalled_ms, shunt_stalled_ms, uint, 0644);

@@ -7,12 +7,16 @@
  * there; the peer may rewrite the ring at any time.
  *
  * The anticipatory window (survey 3.3.4). Waking a reader for every frame is what makes latency, and what
- * ruins a stream of small frames. Where frames come fast and mostly one way (nobody waits for an
- * answer), they are gathered: up to shunt_window_bytes or shunt_window_us, whichever is first. A slow
- * flow and request-response are never held up: the window opens only if it would catch several frames.
+ * ruins a stream. Where frames come fast and mostly one way (nobody waits for an answer; TCP's bare
+ * acknowledgements are none), they are gathered: up to shunt_window_bytes or shunt_window_us, whichever
+ * is first. A slow flow and request-response are never held up: the window opens only if it would catch
+ * several frames.
  */
 #include <linux/etherdevice.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
 #include <linux/sched/clock.h>
+#include <linux/tcp.h>
 #include <linux/virtio_net.h>
 
 #include "compat/compat.h"
@@ -22,6 +26,8 @@
 #define LINEAR_MAX 2048u	/* frames up to this are copied into one linear buffer */
 #define LINEAR_HEAD 256u	/* of larger ones, this much */
 #define RELEASE_BYTES 32768u	/* give space back at least this often, so that both ends overlap */
+#define POLL_BYTES 262144u	/* taken by one poll: what the reader then copies out should still be in its cache */
+#define ACK_MAX (ETH_HLEN + 60u + 60u)
 
 static void stat_add(u64 *stat, u64 n)
 {
@@ -105,6 +111,34 @@ static struct net_device *frame_dev(struct shunt_link *link, const struct sk_buf
 	return shunt_nic_receiver(eth->h_dest);
 }
 
+/**
+ * shunt_frame_is_ack() - is this a TCP segment without data?
+ * @frame: from the Ethernet header on
+ * @len: of the frame, all of it at @frame
+ *
+ * Used to tell streams from conversations, nothing more: a wrong answer costs speed. VLAN tags and IPv6
+ * extension headers are not looked behind.
+ * Context: any.
+ */
+bool shunt_frame_is_ack(const u8 *frame, u32 len)
+{
+	u32 ip_len, l4 = ETH_HLEN;
+
+	if (len > ACK_MAX || len < ETH_HLEN + sizeof(struct ipv6hdr))
+		return false;
+	if (get_unaligned_be16(frame + 12) == ETH_P_IP && frame[23] == IPPROTO_TCP) {
+		l4 += (frame[ETH_HLEN] & 15) * 4;
+		ip_len = get_unaligned_be16(frame + ETH_HLEN + 2);
+	} else if (get_unaligned_be16(frame + 12) == ETH_P_IPV6 && frame[20] == IPPROTO_TCP) {
+		l4 += sizeof(struct ipv6hdr);
+		ip_len = get_unaligned_be16(frame + ETH_HLEN + 4) + sizeof(struct ipv6hdr);
+	} else {
+		return false;
+	}
+	return len >= l4 + sizeof(struct tcphdr) &&
+	       ip_len + ETH_HLEN == l4 + (frame[l4 + 12] >> 4) * 4u;
+}
+
 /* One record. False: it is malformed beyond refusing a frame, the peer is broken. */
 static bool receive_one(struct shunt_link *link, const void *rec, u32 len)
 {
@@ -128,6 +162,7 @@ static bool receive_one(struct shunt_link *link, const void *rec, u32 len)
 		kfree_skb(skb);
 		return true;
 	}
+	link->rx_data += skb_is_nonlinear(skb) || !shunt_frame_is_ack(skb->data, len);
 	skb->protocol = eth_type_trans(skb, dev);
 	if (pkt.flags & SHUNT_ABI_PKT_DATA_VALID)
 		skb->ip_summed = CHECKSUM_UNNECESSARY;
@@ -146,15 +181,18 @@ static void release(struct shunt_link *link)
 	}
 }
 
-/* Take up to @budget records; sets rx_broken when the peer broke the rules. */
-static int receive(struct shunt_link *link, int budget)
+/*
+ * Take up to @budget records or about POLL_BYTES, @ret_more says that there may be more; sets rx_broken
+ * when the peer broke the rules.
+ */
+static int receive(struct shunt_link *link, int budget, bool *ret_more)
 {
-	u32 len, unreleased = 0;
+	u32 len, unreleased = 0, taken = 0;
 	const void *rec;
 	int work = 0, err = 0;
 
 	rcu_read_lock();
-	while (work < budget) {
+	while (work < budget && taken < POLL_BYTES) {
 		err = shunt_rec_peek(&link->rx, &rec, &len);
 		if (err)
 			break;
@@ -164,6 +202,7 @@ static int receive(struct shunt_link *link, int budget)
 		}
 		shunt_rec_consume(&link->rx);
 		work++;
+		taken += len;
 		unreleased += len;
 		if (unreleased >= RELEASE_BYTES) {
 			release(link);
@@ -176,19 +215,21 @@ static int receive(struct shunt_link *link, int budget)
 	if (err == -EPROTO || err == -ESHUTDOWN)
 		WRITE_ONCE(link->rx_broken, link->rx.bad_record ? SHUNT_ABI_R_BROKEN_RECORD :
 								  SHUNT_ABI_R_BROKEN_INDEX);
+	*ret_more = !err;
 	return work;
 }
 
 /* Learn from a poll that took @work frames whether gathering pays. */
 static void observe(struct shunt_link *link, int work)
 {
-	u64 now = local_clock(), tx = READ_ONCE(link->stats.tx_frames);
+	u64 now = local_clock(), tx = READ_ONCE(link->tx_data);
 	u32 gap = min_t(u64, div_u64(now - link->polled, work), NSEC_PER_SEC);
 	u32 most, least;
 
 	link->gap_ns = link->gap_ns - link->gap_ns / 8 + gap / 8;
-	link->recent_rx += work;
+	link->recent_rx += link->rx_data;
 	link->recent_tx += min_t(u64, tx - link->polled_tx, 1024);
+	link->rx_data = 0;
 	link->polled = now;
 	link->polled_tx = tx;
 	if (link->recent_rx + link->recent_tx > 256) {
@@ -216,8 +257,8 @@ bool shunt_receive_ripe(struct shunt_link *link, u64 now, u64 *since)
 
 	if (!shunt_consumer_pending(&link->rx))
 		return false;
-	if (!link->moderated)
-		return true;
+	if (!link->moderated || link->recent_tx > link->recent_rx)
+		return true;	/* for a sender with an idle CPU, acknowledgements are what it waits for */
 	raw_prod = READ_ONCE(link->rx.ctl->prod);	/* only decides when to look properly */
 	if (raw_prod - link->rx.cons >= READ_ONCE(shunt_window_bytes))
 		return true;
@@ -278,6 +319,7 @@ static bool may_defer(struct napi_struct *napi)
 int shunt_receive_poll(struct napi_struct *napi, int budget)
 {
 	struct shunt_link *link = container_of(napi, struct shunt_link, napi);
+	bool more;
 	int work;
 
 	shunt_transmit_drain(link);
@@ -285,7 +327,7 @@ int shunt_receive_poll(struct napi_struct *napi, int budget)
 		napi_complete_done(napi, 0);
 		return 0;
 	}
-	work = receive(link, budget);
+	work = receive(link, budget, &more);
 	if (unlikely(READ_ONCE(link->rx_broken))) {
 		shunt_link_kick(link);
 		napi_complete_done(napi, min(work, budget - 1));
@@ -293,7 +335,7 @@ int shunt_receive_poll(struct napi_struct *napi, int budget)
 	}
 	if (work)
 		observe(link, work);
-	if (work == budget) {
+	if (more) {
 		napi_gro_flush(napi, false);	/* nothing of ours refers to a NIC between polls */
 		if (!may_defer(napi))
 			return budget;

@@ -180,6 +180,7 @@ struct shunt_link {
 	struct timer_list hold;
 	struct sk_buff_head sent;	/* in the ring already; kept charged to their sockets for a while */
 	struct hrtimer complete;	/* frees @sent */
+	u64 tx_data;		/* frames sent that were more than a TCP acknowledgement */
 	u64 tx_last;		/* ktime ns of the last frame */
 	u32 tx_gap_ns;		/* between frames, a moving average */
 	bool tx_broken;
@@ -192,11 +193,12 @@ struct shunt_link {
 	bool rx_enabled;	/* shunt_mutex */
 	u32 rx_broken;		/* reason, sticky until the next epoch */
 	u64 polled;		/* ktime ns of the last poll that found frames */
-	u64 polled_tx;		/* stats.tx_frames then */
+	u64 polled_tx;		/* tx_data then */
+	u32 rx_data;		/* frames since then that were more than a TCP acknowledgement */
 	u32 gap_ns;		/* between received frames, a moving average */
-	u32 recent_rx;		/* frames of late each way; halved when they grow */
+	u32 recent_rx;		/* such frames of late each way; halved when they grow */
 	u32 recent_tx;
-	bool one_way;		/* of late, most frames went in one direction */
+	bool one_way;		/* of late, most of them went in one direction */
 	bool moderated;		/* received frames come fast and one way: gather them before a wake-up */
 	struct hrtimer window;
 	u32 spin_ns;		/* adapted window */
@@ -235,6 +237,7 @@ void shunt_transmit_complete(struct shunt_link *link);
 
 int shunt_receive_poll(struct napi_struct *napi, int budget);
 int shunt_receive_arm(struct shunt_link *link);
+bool shunt_frame_is_ack(const u8 *frame, u32 len);
 bool shunt_receive_ripe(struct shunt_link *link, u64 now, u64 *since);
 enum hrtimer_restart shunt_receive_window_timer(struct hrtimer *t);
 

@@ -81,6 +81,7 @@ static int put(struct shunt_link *link, struct sk_buff *skb)
 		dev_queue_xmit_nit(skb, dev);
 	skb_tx_timestamp(skb);
 	shunt_rec_commit(&link->tx, len);
+	link->tx_data += skb_is_nonlinear(skb) || !shunt_frame_is_ack(skb->data, skb->len);
 	stat_add(&link->stats.tx_frames, 1);
 	stat_add(&link->stats.tx_bytes, skb->len);
 	return 0;
