@@ -45,7 +45,9 @@ class Nic:
                 self.plug(vm)
             for vm in lab.vms:
                 self.configure(vm)
-            lab.vm1.sh(f"ping -q -c 1 -W 10 {self.address(lab.vm2)}", timeout=20)
+            # An e1000 takes a second or two to have its link.
+            wait_until(lambda: lab.vm1.run(f"ping -q -c 1 -W 1 {self.address(lab.vm2)}").ok, PLUG_SECONDS,
+                       f"vm1 reaches {self.address(lab.vm2)}")
         except BaseException:
             self.close()
             raise
