@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only OR MIT
 """VMs without QMP: their device is on QEMU's command line, they are one group; a fourth VM is not in it."""
+import mmap
+import random
+import time
+
 from shuntlab.faults import *
 from shuntlab.scenario import *
 
@@ -138,3 +142,23 @@ def test_reload_and_reset(lab):
     after = all_linked(lab)
     expect(after["vm1", "vm3"]["epoch"] > before["vm1", "vm3"]["epoch"], f"a new epoch: {after}")
     expect_equal(after["vm1", "vm2"]["segment"], before["vm1", "vm2"]["segment"], "the segment")
+
+
+@damages
+def test_garbage_everywhere(lab):
+    """A member that writes anything anywhere in the group's memory ends what its members share, and no kernel."""
+    entry = all_linked(lab)["vm1", "vm2"]
+    fd, _ = descriptors(lab.vm1)[0][f"shunt-group-{entry['segment']}"]
+    rng = random.Random(37)
+    with open(f"/proc/{lab.vm1.record['qemu']['pid']}/fd/{fd}", "r+b", buffering=0) as file, \
+            mmap.mmap(file.fileno(), 0) as memory, pinging(lab.vm1, lab.vm2), pinging(lab.vm3, lab.vm2):
+        control = 256 * 1024        # header, member table, mailboxes, control blocks and ends lie below this
+        deadline = time.monotonic() + soak(60, 4)
+        while time.monotonic() < deadline:
+            offset = rng.randrange(control if rng.random() < 0.9 else len(memory)) & ~7
+            memory[offset:offset + 8] = rng.choice([rng.randbytes(8), b"\xff" * 8, bytes(8), b"\1" + bytes(7)])
+    for one, other in couples(lab):
+        network_works(one, other)
+    network_works(lab.vm4, lab.vm1)
+    expect_equal(served(lab, lab.vm4)["uplink"], "ready", "the daemon serves the outsider")
+    network_works(lab.vm2, lab.vm4)
