@@ -110,6 +110,7 @@ static void link_state(void)
 	struct shunt_abi_msg_link_state m = {
 		.segment_id = open->segment_id, .epoch = open->epoch - (input_byte(&in) & 1),
 		.state = input_byte(&in) % 8, .reason = input_byte(&in) % (SHUNT_ABI_R_MAX + 1),
+		.peer_member = open->peer_member,
 	};
 
 	if (input_byte(&in) % 4 == 0)	/* a link that is not its own */

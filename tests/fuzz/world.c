@@ -89,6 +89,7 @@ void world_daemon(void)
 	shunt_log_init(-1);
 	TAILQ_INIT(&d->vms);
 	TAILQ_INIT(&d->pairs);
+	TAILQ_INIT(&d->groups);
 	d->lock_fd = d->watch_fd = -1;
 	d->next_vm_id = 1;
 	d->generation = 77;
@@ -216,10 +217,11 @@ void guest_hello(struct guest *g, uint64_t generation)
 	guest_send(g, &m, sizeof(m), SHUNT_ABI_MSG_HELLO);
 }
 
-static void say_state(struct guest *g, uint64_t segment, uint32_t epoch, uint32_t state, uint32_t reason)
+static void say_state(struct guest *g, uint64_t segment, uint32_t member, uint32_t epoch, uint32_t state,
+		      uint32_t reason)
 {
 	struct shunt_abi_msg_link_state m = {
-		.segment_id = segment, .epoch = epoch, .state = state, .reason = reason,
+		.segment_id = segment, .epoch = epoch, .state = state, .reason = reason, .peer_member = member,
 	};
 
 	guest_send(g, &m, sizeof(m), SHUNT_ABI_MSG_LINK_STATE);
@@ -239,10 +241,10 @@ static void answer(struct guest *g, const void *mail, uint32_t len)
 		peer = world_peer(open.vm_id);
 		if (peer)
 			g->open[peer - world.guest] = open;
-		say_state(g, open.segment_id, open.epoch, SHUNT_ABI_LINK_UP, 0);
+		say_state(g, open.segment_id, open.peer_member, open.epoch, SHUNT_ABI_LINK_UP, 0);
 	} else if (type == SHUNT_ABI_MSG_LINK_CLOSE && len == sizeof(closing)) {
 		memcpy(&closing, mail, sizeof(closing));
-		say_state(g, closing.segment_id, closing.epoch, SHUNT_ABI_LINK_CLOSED, closing.reason);
+		say_state(g, closing.segment_id, closing.peer_member, closing.epoch, SHUNT_ABI_LINK_CLOSED, closing.reason);
 	}
 }
 
