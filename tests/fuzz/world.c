@@ -244,7 +244,8 @@ static void answer(struct guest *g, const void *mail, uint32_t len)
 		say_state(g, open.segment_id, open.peer_member, open.epoch, SHUNT_ABI_LINK_UP, 0);
 	} else if (type == SHUNT_ABI_MSG_LINK_CLOSE && len == sizeof(closing)) {
 		memcpy(&closing, mail, sizeof(closing));
-		say_state(g, closing.segment_id, closing.peer_member, closing.epoch, SHUNT_ABI_LINK_CLOSED, closing.reason);
+		say_state(g, closing.segment_id, closing.peer_member, closing.epoch, SHUNT_ABI_LINK_CLOSED,
+			  closing.reason);
 	}
 }
 
