@@ -2,13 +2,13 @@
 # Fuzz targets: one program per file of FUZZ_TARGETS, core/ with hooks.h before it. The engine is clang's libFuzzer;
 # without it (FUZZ_CC empty) the same programs are linked with engine.c, which mutates blindly.
 FUZZ_CORE_TARGETS := ring layout
-FUZZ_DAEMON_TARGETS := uplink
+FUZZ_DAEMON_TARGETS := uplink state control config
 FUZZ_TARGETS := $(FUZZ_CORE_TARGETS) $(FUZZ_DAEMON_TARGETS)
 FUZZ_SECONDS ?= 60
 
 FUZZ_CC := $(shell echo 'int LLVMFuzzerTestOneInput(void){return 0;}' | \
 	clang -x c -w -fsanitize=fuzzer -o /dev/null - 2>/dev/null && echo clang)
-FUZZ_FLAGS := -O1 -g -std=gnu11 -Wall -Wextra -fno-sanitize-recover=all -fno-omit-frame-pointer
+FUZZ_FLAGS := -O1 -g -std=gnu11 -Wall -Wextra -Wno-missing-field-initializers -fno-sanitize-recover=all -fno-omit-frame-pointer
 ifneq ($(FUZZ_CC),)
 FUZZ_FLAGS += -fsanitize=fuzzer,address,undefined
 FUZZ_ENGINE :=

@@ -12,6 +12,7 @@
 #define ROUNDS_MAX 64		/* of the event loop until it is idle */
 
 struct world world;
+void (*world_on_message)(const void *raw);
 static char dir[64];
 
 /* The linker puts this in the place of the daemon's (--wrap). */
@@ -20,6 +21,15 @@ uint64_t __wrap_now_usec(const struct shuntd *d)
 {
 	(void)d;
 	return world.now;
+}
+
+int __real_shunt_msg_parse(const void *raw, __u32 len, union shunt_msg_up *ret);
+int __wrap_shunt_msg_parse(const void *raw, __u32 len, union shunt_msg_up *ret);
+int __wrap_shunt_msg_parse(const void *raw, __u32 len, union shunt_msg_up *ret)
+{
+	if (world_on_message)
+		world_on_message(raw);
+	return __real_shunt_msg_parse(raw, len, ret);
 }
 
 /* Written where a target is about it; a file for every step would be most of the time. */

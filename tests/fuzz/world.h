@@ -26,6 +26,7 @@ struct world {
 };
 
 extern struct world world;
+extern void (*world_on_message)(const void *raw);	/* a guest's, about to be looked at */
 
 const char *world_dir(void);
 void world_daemon(void);
