@@ -26,6 +26,7 @@
 
 #define LINE_MAX_BYTES 65536u
 #define CLIENTS_MAX 64u
+#define OUT_ENOUGH (256u << 10)	/* unread answers: no further request is taken before they are read */
 #define ATTACH_USEC (10 * 1000000ull)
 #define STATS_USEC (500 * 1000ull)
 
@@ -308,6 +309,12 @@ void control_poll(struct shuntd *d)
 
 /* --- lines --- */
 
+/* While a request waits, or answers are not read, nothing more is read from the client. */
+static bool held_back(const struct client *k)
+{
+	return k->wait != WAIT_NOTHING || k->out_len >= OUT_ENOUGH;
+}
+
 /* Answer the next request, if one is there whole and none is waiting. Returns whether it did. */
 static bool take_line(struct client *k)
 {
@@ -315,7 +322,7 @@ static bool take_line(struct client *k)
 	_cleanup_json_ json_t *req = NULL;
 	json_error_t error;
 
-	if (!nl || k->wait != WAIT_NOTHING)
+	if (!nl || held_back(k))
 		return false;
 	req = json_loadb(k->in, (size_t)(nl - k->in), 0, &error);
 	k->in_len -= (size_t)(nl + 1 - k->in);
@@ -345,13 +352,25 @@ static bool read_client(struct client *k)
 {
 	ssize_t n;
 
-	if (k->in_len == sizeof(k->in))		/* full, and no request in it */
-		return false;
+	if (k->in_len == sizeof(k->in))		/* full: of requests that wait, or of none at all */
+		return memchr(k->in, '\n', k->in_len) != NULL;
 	n = recv(k->fd, k->in + k->in_len, sizeof(k->in) - k->in_len, MSG_DONTWAIT);
 	if (n < 0)
 		return errno == EAGAIN || errno == EINTR;
 	k->in_len += (size_t)n;
 	k->hangup |= n == 0;
+	return true;
+}
+
+/* Answer what is there, as fast as the client reads. */
+static bool serve(struct client *k)
+{
+	do {
+		while (take_line(k))
+			;
+		if (!flush_client(k))
+			return false;
+	} while (!k->out_len && k->wait == WAIT_NOTHING && memchr(k->in, '\n', k->in_len));
 	return true;
 }
 
@@ -362,18 +381,15 @@ static int on_client(sd_event_source *s, int fd, uint32_t revents, void *userdat
 
 	(void)s;
 	(void)fd;
-	if ((revents & EPOLLIN && k->wait == WAIT_NOTHING && !read_client(k)) || revents & (EPOLLHUP | EPOLLERR)) {
+	if ((revents & EPOLLIN && !held_back(k) && !read_client(k)) || revents & (EPOLLHUP | EPOLLERR)) {
 		client_free(k);
 		return 0;
 	}
-	while (take_line(k))
-		;
-	if (!flush_client(k) || (k->hangup && k->wait == WAIT_NOTHING && !k->out_len)) {
+	if (!serve(k) || (k->hangup && k->wait == WAIT_NOTHING && !k->out_len)) {
 		client_free(k);
 		return 0;
 	}
-	/* While a request waits nothing more is read: the client is held back. */
-	events = (k->hangup || k->wait != WAIT_NOTHING ? 0u : EPOLLIN) | (k->out_len ? EPOLLOUT : 0u);
+	events = (k->hangup || held_back(k) ? 0u : EPOLLIN) | (k->out_len ? EPOLLOUT : 0u);
 	sd_event_source_set_io_events(k->io, events);
 	return 0;
 }

@@ -434,6 +434,45 @@ def test_pipelined_requests(w):
     equal(w.d.ask("version")["ok"], True, "others")
 
 
+def test_slow_reader(w):
+    """A client that asks and asks and does not read is held back; nothing of its is lost, and others are served."""
+    w.guest("a")
+    s = socket.socket(socket.AF_UNIX)
+    s.connect(f"{w.d.rt}/shuntd.sock")
+    s.setblocking(False)
+    request = b'{"cmd": "no such command, and a long one"}\n' * 1000
+    data, end = request * 100, time.monotonic() + 3
+    sent = 0
+    while sent < len(data) and time.monotonic() < end:
+        try:
+            sent += s.send(data[sent:])
+            end = time.monotonic() + 1      # until nothing moves for a second
+        except BlockingIOError:
+            time.sleep(0.01)
+    check(sent < len(data), f"it was held back after {sent} bytes")
+    equal(w.d.ask("version")["ok"], True, "others")
+    s.settimeout(20)
+    answers = 0
+    while answers < data[:sent].count(b"\n"):
+        answers += s.recv(1 << 16).count(b"\n")
+    s.sendall(b"x" * 70000)     # a line longer than any request
+    try:
+        equal(s.recv(1), b"", "what it is answered")
+    except ConnectionResetError:
+        pass
+    clients = [socket.socket(socket.AF_UNIX) for _ in range(64)]
+    for i, client in enumerate(clients):
+        client.connect(f"{w.d.rt}/shuntd.sock")
+        client.send(b'{"cmd": "sta'[:i % 13])       # half a request, and nothing more
+    with socket.socket(socket.AF_UNIX) as one_more:
+        one_more.connect(f"{w.d.rt}/shuntd.sock")
+        one_more.settimeout(10)
+        equal(one_more.recv(1), b"", "the 65th client")
+    for client in clients:
+        client.close()
+    equal(w.d.ask("version")["ok"], True, "others, afterwards")
+
+
 def test_events_while_the_daemon_was_dead(w):
     a, b = w.linked()
     c = w.guest("c")
