@@ -477,6 +477,20 @@ class Child:
     def do_connect_held(self):
         self.connect(*self.held)
 
+    def do_connect_twice(self):
+        """Both at once, before shuntd looks: only one may be served."""
+        name, path = self.held
+        first, second = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
+        first.connect(path)
+        second.connect(path)
+        self.chardevs[name] = Device(first)
+        second.settimeout(5)
+        try:
+            data = second.recv(8)
+        except ConnectionResetError:
+            data = b""
+        self.say(event="second", data=data.hex())
+
     def do_event(self, name):
         self.send({"event": name, "data": {}, "timestamp": {}})
 

@@ -367,6 +367,18 @@ def test_foreign_process_on_a_device_socket(w):
     w.hello(a)
 
 
+def test_device_socket_twice(w):
+    """A device socket gives its descriptors once, even to the right process; and then it is gone."""
+    a = w.vm("a", hold=True)
+    path = a.wait("held")["path"]
+    a.do("connect_twice")
+    equal(a.wait("second")["data"], "", "what the second connection is sent")
+    a.wait("plugged")
+    check(not os.path.exists(path), "the socket is gone")
+    a.do("opt", key="hold", value=False)
+    w.hello(a)
+
+
 def test_kill9_and_adoption(w):
     a, b = w.linked()
     o = a.wait("open")
