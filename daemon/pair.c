@@ -321,8 +321,24 @@ static void send_close(struct pair *p, unsigned int i, uint32_t reason)
 	uplink_send(p->vm[i], &m, sizeof(m), SHUNT_ABI_MSG_LINK_CLOSE);
 }
 
+/* What came of a scrub or wipe; false: the segment is of no use any more. */
+static bool scrubbed(struct pair *p, int r)
+{
+	if (!r)
+		return true;
+	p->failed = SHUNT_ABI_R_DAEMON;
+	snprintf(p->detail, sizeof(p->detail), "cannot scrub: %s", strerror(-r));
+	return false;
+}
+
+/*
+ * Scrubbed when it was parked, and once more: whoever has it plugged could write to it ever since, and what it
+ * left would break the next link and be blamed on the next peer.
+ */
 static void open_link(struct pair *p)
 {
+	if (!scrubbed(p, p->group ? segment_scrub_channel(p->seg, p->channel) : segment_wipe(p->seg)))
+		return;
 	for (unsigned int i = 0; i < 2; i++) {
 		struct pair_end *e = &p->e[i];
 
@@ -388,12 +404,7 @@ static void set_backoff(struct pair *p, uint64_t opened_at)
 
 static void finish_closing(struct pair *p)
 {
-	int r = pair_scrub(p);
-
-	if (r) {
-		p->failed = SHUNT_ABI_R_DAEMON;
-		snprintf(p->detail, sizeof(p->detail), "cannot scrub: %s", strerror(-r));
-	}
+	scrubbed(p, pair_scrub(p));
 	set_state(p, PAIR_PARKED);
 }
 

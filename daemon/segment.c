@@ -178,17 +178,17 @@ void segment_free(struct segment *s)
 }
 
 /**
- * segment_scrub() - Forget everything but the header, which gets the next epoch.
+ * segment_wipe() - Forget everything but the header, which is written anew.
  *
  * The header is never invalid on the way, not even for a moment: a guest may be probing the device
  * just now (its module was loaded again, say). Punching a hole zeroes the other pages for every
- * mapping and gives the memory back.
+ * mapping and gives the memory back. What a guest that writes all the while leaves behind hurts the
+ * link that is opened next, which it may break anyway; nothing is read from here that decides more.
  *
- * Context: no member uses the segment any more (both ends reported CLOSED, or are dead). The caller
- * has recorded the new epoch (spec.epoch + 1) before anybody is told of it.
+ * Context: no member uses the segment in its epoch: nobody was told of it yet.
  * Return: 0 or a negative errno; on failure the segment must not be used again.
  */
-int segment_scrub(struct segment *s)
+int segment_wipe(struct segment *s)
 {
 	struct shunt_abi_segment *h = (struct shunt_abi_segment *)s->map;
 	uint64_t from = s->layout.mailbox_off;		/* page-aligned */
@@ -198,10 +198,22 @@ int segment_scrub(struct segment *s)
 	if (fallocate(s->memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)from,
 		      (off_t)(s->spec.size - from)) < 0)
 		return -errno;
-	if (!++s->spec.epoch)
-		s->spec.epoch = 1;
 	write_header(s);
 	return 0;
+}
+
+/**
+ * segment_scrub() - segment_wipe() for the next epoch.
+ *
+ * Context: no member uses the segment any more (both ends reported CLOSED, or are dead). The caller
+ * has recorded the new epoch (spec.epoch + 1) before anybody is told of it.
+ * Return: 0 or a negative errno; on failure the segment must not be used again.
+ */
+int segment_scrub(struct segment *s)
+{
+	if (!++s->spec.epoch)
+		s->spec.epoch = 1;
+	return segment_wipe(s);
 }
 
 static void zero_ring(struct segment *s, uint64_t off)

@@ -42,6 +42,7 @@ int segment_create(struct segment_spec spec, struct segment **ret);
 int segment_adopt(const struct segment_spec *spec, const pid_t *pids, const int *pidfds, size_t n,
 		  struct segment **ret);
 void segment_free(struct segment *s);
+int segment_wipe(struct segment *s);
 int segment_scrub(struct segment *s);
 int segment_scrub_channel(struct segment *s, unsigned int n);
 void segment_reset_member(struct segment *s, unsigned int member);
