@@ -35,7 +35,8 @@ static void send_text(int fd, const char *text, size_t len)
 
 static void request(int fd, struct input *in)
 {
-	static const char *const commands[] = { "attach", "detach", "version", "status", "peers", "links", "stats", "" };
+	static const char *const commands[] = { "attach", "detach", "version", "status", "peers", "links", "stats",
+						 "" };
 	static const char *const names[] = { "vm0", "vm1", "", "nobody" };
 	_cleanup_json_ json_t *o = json_pack("{s:s, s:s}", "cmd", commands[input_byte(in) % 8], "vm",
 					     names[input_byte(in) % 4]);

@@ -10,7 +10,9 @@
 /* A value of another kind, or out of bounds. */
 static inline json_t *text_value(struct input *in)
 {
-	static const char *const words[] = { "", "shunt-", "vm1", "a\nb", "../..", "ffffffffffffffff", "-1", "52540000000" };
+	static const char *const words[] = {
+		"", "shunt-", "vm1", "a\nb", "../..", "ffffffffffffffff", "-1", "52540000000",
+	};
 
 	switch (input_byte(in) % 9) {
 	case 0:
