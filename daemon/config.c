@@ -60,6 +60,7 @@ static const struct key keys[] = {
 	  .dflt_num = 2000 },
 	{ "qmp_timeout_ms", KEY_NUMBER, AT(qmp_timeout_ms), 100, 600000, .dflt_num = 10000 },
 	{ "liveness_ms", KEY_NUMBER, AT(liveness_ms), 10, 10000, .dflt_num = 100 },
+	{ "storm_ms", KEY_NUMBER, AT(storm_ms), 0, 600000, .dflt_num = 3000 },
 	{ "labels", KEY_LABELS, .dflt = NULL },
 	{ "allow", KEY_ALLOW, .dflt = NULL },
 	{ "host_policies", KEY_HOST_POLICIES, .dflt = NULL },

@@ -65,6 +65,7 @@ struct shunt_config {
 	uint64_t qmp_greeting_timeout_ms;
 	uint64_t qmp_timeout_ms;
 	uint64_t liveness_ms;
+	uint64_t storm_ms;
 	struct shunt_label_rule *labels;
 	size_t n_labels;
 	struct shunt_allow_rule *allow;

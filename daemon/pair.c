@@ -370,6 +370,8 @@ static uint32_t reason_for(const struct pair *p, unsigned int i)
 		return SHUNT_ABI_R_POLICY;
 	if (!host_allows(p))
 		return SHUNT_ABI_R_HOST_POLICY;
+	if (other->uplink.broken == SHUNT_ABI_R_DOORBELLS)
+		return SHUNT_ABI_R_DOORBELLS;
 	if (other->uplink.broken)
 		return SHUNT_ABI_R_BROKEN_STATE;
 	return SHUNT_ABI_R_DEVICE_GONE;
@@ -580,6 +582,32 @@ static void end_closed(struct pair *p, unsigned int i, uint32_t state, uint32_t 
 		p->last_reason = reason ? reason : SHUNT_ABI_R_PEER_CLOSED;
 }
 
+/*
+ * A guest says that the other rings without reason although their link is closed: it does so for fun. Without the
+ * device it cannot. (A guest that lies costs the other a device it may not use anyway, until the operator's attach.)
+ */
+static void storm(struct pair *p, unsigned int i)
+{
+	struct end *e = &p->e[!i].end;
+
+	if (e->removing || e->state != END_PLUGGED)
+		return;
+	if (!p->broken) {
+		p->broken = SHUNT_ABI_R_DOORBELLS;
+		snprintf(p->detail, sizeof(p->detail), "%.60s says that %.60s broke the rules", p->vm[i]->name,
+			 p->vm[!i]->name);
+	}
+	p->d->unsaved = true;
+	log_warn("doorbell-storm", "reported-by=%s offender=%s device=%s detail=\"goes on, unplugging\"",
+		 p->vm[i]->name, p->vm[!i]->name, e->qdev);
+	plug_remove(e);
+}
+
+static bool is_storm(const struct shunt_abi_msg_link_state *m)
+{
+	return m->state == SHUNT_ABI_LINK_BROKEN && m->reason == SHUNT_ABI_R_DOORBELLS;
+}
+
 /** pair_link_state() - A guest reports a link's state at its end. */
 void pair_link_state(struct vm *vm, const struct shunt_abi_msg_link_state *m)
 {
@@ -587,7 +615,11 @@ void pair_link_state(struct vm *vm, const struct shunt_abi_msg_link_state *m)
 	struct pair *p = pair_find_segment(vm->d, m->segment_id, m->peer_member, vm, &i);
 
 	if (!p || m->epoch != pair_epoch(p) || p->state < PAIR_OFFERED || p->e[i].closed) {
-		vm->uplink.stale_msgs++;
+		/* the link it speaks of is closed, and most likely scrubbed since */
+		if (p && !p->group && is_storm(m) && pair_epoch(p) - m->epoch <= 1)
+			storm(p, i);
+		else
+			vm->uplink.stale_msgs++;
 		return;
 	}
 	p->e[i].link_state = m->state;
@@ -645,9 +677,11 @@ void pair_clear_errors(struct vm *vm)
 		p->broken = p->failed = 0;
 		p->detail[0] = '\0';
 		p->backoff_ms = p->not_before = 0;
-		for (int i = 0; i < 2; i++)
+		for (int i = 0; i < 2; i++) {
+			p->e[i].end.removing = false;
 			if (p->e[i].end.state == END_FAILED || p->e[i].end.state == END_REMOVED)
 				plug_forget(&p->e[i].end);
+		}
 	}
 }
 

@@ -522,3 +522,16 @@ void plug_purge(struct vm *vm, const char *qdev, bool device)
 		sd_event_add_time_relative(vm->d->event, &vm->delete_timer, CLOCK_MONOTONIC,
 					   DELETE_TIMEOUT_USEC, 0, on_delete_timeout, vm);
 }
+
+/**
+ * plug_remove() - Unplug a device of ours from a guest that misuses it.
+ *
+ * The guest has to let go of it; one that does not keeps it, which is logged. What remains then is to end the VM.
+ */
+void plug_remove(struct end *e)
+{
+	if (e->state != END_PLUGGED || e->removing || !qmp_is_ready(e->vm->qmp))
+		return;
+	e->removing = true;
+	plug_purge(e->vm, e->qdev, true);
+}

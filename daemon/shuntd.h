@@ -63,6 +63,7 @@ struct end {
 	enum end_state state;
 	bool announced;		/* chardev exists and the whole greeting lies in its socket */
 	bool chardev;		/* chardev-add was answered */
+	bool removing;		/* plug_remove(): until it is gone, or an operator's attach */
 	char qdev[32];		/* id of the device and of its chardev */
 	char bus[64];		/* pcie-root-port chosen, or "" */
 	uint32_t bdf;
@@ -105,6 +106,7 @@ struct uplink {
 	uint32_t broken;	/* sticky enum shunt_abi_reason, or 0 */
 	unsigned int budget;	/* work left in this tick */
 	bool silence_noted;	/* that the guest says no HELLO was logged */
+	uint64_t busy_usec;	/* for how long it has used up its budget in every tick */
 	bool masked;		/* budget used up: the doorbell is not looked at until the tick */
 	uint64_t bad_msgs, unknown_msgs, stale_msgs, masked_ticks, breaks;
 	uint64_t plugged_at;	/* CLOCK_MONOTONIC usec */
@@ -275,6 +277,7 @@ void plug_next(struct vm *vm);
 void plug_device_deleted(struct vm *vm, const char *qdev, struct end *e);
 void plug_purge(struct vm *vm, const char *qdev, bool device);
 void plug_forget(struct end *e);
+void plug_remove(struct end *e);
 void plug_cancel_all(struct vm *vm);
 
 /* vm.c */

@@ -10,7 +10,8 @@
  *
  * Work is bounded by a budget per liveness tick. A guest that uses it up, by messages or by
  * doorbells without messages, is not listened to until the next tick; its mailbox fills and it
- * waits.
+ * waits. One that does so in every tick for storm_ms has its uplink broken: from then on its
+ * doorbells are not looked at, and cost nothing.
  *
  * Messages handled in one round are released only by uplink_flush(), after the state file has
  * been written (see shuntd.h).
@@ -329,6 +330,7 @@ int uplink_start(struct vm *vm, bool adopt)
 		shunt_producer_init(&u->down, &box->down_ctl, box->down, SHUNT_ABI_MAILBOX_RING);
 	}
 	u->budget = BUDGET;
+	u->busy_usec = 0;
 	u->masked = false;
 	if (r) {
 		uplink_break(vm, SHUNT_ABI_R_BROKEN_INDEX, "mailbox cannot be adopted");
@@ -431,6 +433,15 @@ static void note_silence(struct vm *vm)
 	log_info("no-hello", "vm=%s detail=\"%s\"", vm->name, shunt_reason_text(SHUNT_ABI_R_NO_MODULE));
 }
 
+static bool too_busy(struct vm *vm)
+{
+	const struct shunt_config *c = vm->d->config;
+	struct uplink *u = &vm->uplink;
+
+	u->busy_usec = u->masked ? u->busy_usec + c->liveness_ms * 1000 : 0;
+	return c->storm_ms && u->busy_usec >= c->storm_ms * 1000;
+}
+
 /**
  * uplink_tick() - Every liveness tick: show life, look for the guest's, renew its budget.
  */
@@ -452,6 +463,10 @@ void uplink_tick(struct vm *vm)
 	}
 	note_silence(vm);
 	u->budget = BUDGET;
+	if (too_busy(vm)) {
+		uplink_break(vm, SHUNT_ABI_R_DOORBELLS, "messages or doorbells beyond its budget for too long");
+		return;
+	}
 	if (u->masked && !u->broken) {
 		u->masked = false;
 		if (u->bell)

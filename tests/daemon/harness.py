@@ -122,6 +122,12 @@ class Shuntd:
             raise Failure(f"{cmd}: {answer}")
         return answer["result"]
 
+    def cpu(self):
+        """Seconds of CPU time the daemon has used."""
+        with open(f"/proc/{self.proc.pid}/stat", encoding="ascii") as stat:
+            words = stat.read().rsplit(")", 1)[1].split()
+        return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
     def vm(self, name):
         return next(v for v in self.result("status")["vms"] if v["name"] == name)
 

@@ -302,6 +302,72 @@ def test_scribbling_over_the_whole_uplink(w):
     w.up_any("a", "z")
 
 
+@with_config('plug = "eager"; liveness_ms = 500; storm_ms = 1000;')
+def test_storm_breaks_only_its_sender(w):
+    """A guest that rings, or writes, without end has its uplink broken, and nobody else notices."""
+    a, b = w.linked()
+    c = w.guest("c")
+    w.up_any("a", "c")
+    broken = 0
+    for what in (lambda: b.do("bells", n=2000), lambda: b.do("flood", n=200, kind=60)):
+        end = time.monotonic() + 30
+        while not w.d.in_log("uplink-broken vm=b")[broken:]:
+            check(time.monotonic() < end, "the storm was noticed")
+            what()
+        broken += 1
+        w.d.wait_log("uplink-broken vm=b reason=doorbell-storm")
+        w.d.wait_any("pair a=(a|b) b=(a|b) state=closing")
+        equal(w.d.pair("a", "c")["path"], "packet", "others")
+        cpu = w.d.cpu()
+        b.do("bells", n=20000)
+        check(w.d.cpu() - cpu < 0.5, "its doorbells are not looked at any more")
+        equal(w.d.ask("attach", vm="b")["ok"], True, "attach")
+        w.hello(b)
+    equal(c.opts["name"], "c", "c is there")
+    equal(a.opts["name"], "a", "a is there")
+
+
+def test_storm_against_a_peer(w):
+    """A guest that goes on ringing a closed link loses the device, and gets it back with the operator's attach."""
+    a, b = w.linked()
+    o = a.wait("open")
+    device = w.d.end("a", "b", "b")["device"]
+    report = dict(segment=o["segment"], epoch=o["epoch"], state=f.BROKEN, reason=f.R_DOORBELLS)
+    a.do("link", **report)
+    w.d.wait_log("pair-broken reported-by=a offender=b reason=doorbell-storm")
+    w.d.wait_log("state=parked")
+    b.do("devices")
+    check(device in b.wait("devices")["ids"], "broken, but still plugged")
+    a.do("link", **report)
+    w.d.wait_log(f"doorbell-storm reported-by=a offender=b device={device}")
+    w.d.wait_log(f"device-deleted vm=b device={device}")
+    a.do("link", **report)      # the vector was unmasked too early: nothing more to unplug
+    equal(w.d.pair("a", "b")["reason"]["name"], "doorbell-storm", "why")
+    equal(len(w.d.in_log("goes on, unplugging")), 1, "times unplugged")
+    a.forget()
+    equal(w.d.ask("attach", vm="b")["ok"], True, "attach")
+    check(a.wait("open")["epoch"] > o["epoch"], "a new epoch")
+    w.up("a", "b")
+
+
+def test_written_on_while_parked(w):
+    """What a guest leaves in a parked segment does not meet the next link."""
+    a, b = w.linked()
+    o = a.wait("open")
+    equal(w.d.ask("detach", vm="b")["ok"], True, "detach")
+    w.d.wait_log("state=parked")
+    device = w.d.end("a", "b", "b")["device"]
+    b.do("poke", id=device, offset=0, data="ff" * 4096)
+    b.do("poke", id=device, offset=POOL - 4096, data="ff" * 4096)
+    equal(w.d.ask("attach", vm="b")["ok"], True, "attach")
+    a.wait("open", epoch=o["epoch"] + 1)
+    w.d.wait_log("state=up")
+    b.do("peek", id=device, offset=0, length=8)
+    equal(b.wait("peek")["data"], b"SHUNTSEG".hex(), "the header")
+    b.do("peek", id=device, offset=POOL - 4096, length=4096)
+    equal(b.wait("peek")["data"], "00" * 4096, "the rest")
+
+
 def test_unknown_messages_are_ignored(w):
     a, _ = w.linked()
     a.do("raw", data=struct.pack("<HHI", 60, 0, 0).hex())
