@@ -42,9 +42,10 @@ void shunt_device_doorbell(struct shunt_device *dev, u16 member, u16 vector)
 static irqreturn_t control_irq(int irq, void *data)
 {
 	struct shunt_device *dev = data;
-
 	struct shunt_link *link;
 
+	if (dev->kind != SHUNT_ABI_UPLINK)	/* there only shuntd rings */
+		shunt_storm_count(dev, SHUNT_ABI_VECTOR_CONTROL);
 	if (dev->uplink)
 		shunt_uplink_kick();
 	shunt_device_for_each_link(dev, link)
@@ -69,6 +70,7 @@ static irqreturn_t channel_irq(int irq, void *data)
 	struct shunt_device *dev = data;
 	struct shunt_link *link;
 
+	shunt_storm_count(dev, SHUNT_ABI_VECTOR_CHANNEL);
 	shunt_device_for_each_link(dev, link) {
 		if (dev->n_links > 1 && !link_meant(link))
 			continue;
@@ -149,6 +151,10 @@ static int setup_irqs(struct shunt_device *dev)
 				    PCI_IRQ_MSIX);
 	if (err < 0)
 		return err;
+	if (dev->kind != SHUNT_ABI_UPLINK) {
+		shunt_storm_init(dev, SHUNT_ABI_VECTOR_CONTROL, pci_irq_vector(pdev, SHUNT_ABI_VECTOR_CONTROL));
+		shunt_storm_init(dev, SHUNT_ABI_VECTOR_CHANNEL, pci_irq_vector(pdev, SHUNT_ABI_VECTOR_CHANNEL));
+	}
 	err = pci_request_irq(pdev, 0, control_irq, NULL, dev, "shunt-%s-control", pci_name(pdev));
 	if (err)
 		goto err_vectors;

@@ -162,6 +162,8 @@ static u32 broken_reason(const struct shunt_link *link)
 
 	if (!reason && READ_ONCE(link->tx_broken))
 		reason = SHUNT_ABI_R_BROKEN_INDEX;
+	if (!reason && READ_ONCE(link->storm))
+		reason = SHUNT_ABI_R_DOORBELLS;
 	return reason;
 }
 
@@ -227,7 +229,9 @@ static void step(struct shunt_link *link)
 	peer = look(link);
 	switch (link->state) {
 	case SHUNT_ABI_LINK_OPENING:
-		if (peer == SHUNT_ABI_READY)
+		if (READ_ONCE(link->storm))
+			break_peer(link, SHUNT_ABI_R_DOORBELLS);
+		else if (peer == SHUNT_ABI_READY)
 			go_up(link);
 		else if (peer == SHUNT_ABI_CLOSING || peer == SHUNT_ABI_CLOSED)
 			begin_close(link, SHUNT_ABI_R_PEER_CLOSED);
@@ -356,6 +360,7 @@ static void setup_rings(struct shunt_link *link, const struct shunt_abi_channel 
 	spin_unlock_bh(&link->tx_lock);
 	shunt_consumer_init(&link->rx, (void *)(mem + rx->ctl_off), mem + rx->ext_off, rx->ext_size);
 	link->rx_broken = 0;
+	link->storm = false;
 	link->spin_slept = 0;
 }
 

@@ -52,6 +52,10 @@ uint shunt_refresh_s = 60;
 module_param_named(refresh_s, shunt_refresh_s, uint, 0644);
 MODULE_PARM_DESC(refresh_s, "how often a NIC with a link sends a real frame for bridges to remember it, in s; 0: never (60)");
 
+uint shunt_storm_rate = 2000;
+module_param_named(storm_rate, shunt_storm_rate, uint, 0644);
+MODULE_PARM_DESC(storm_rate, "fruitless doorbells per second from which on a peer is broken; 0: never (2000)");
+
 static int __init shunt_init(void)
 {
 	int err = -ENOMEM;

@@ -53,6 +53,7 @@ extern uint shunt_window_bytes;
 extern uint shunt_stalled_ms;
 extern uint shunt_release_ms;
 extern uint shunt_refresh_s;
+extern uint shunt_storm_rate;
 
 #define SHUNT_LIVENESS_MS 100
 
@@ -164,6 +165,7 @@ struct shunt_link {
 	unsigned long deadline;	/* CLOSING: when to stop waiting for the peer */
 	u64 peer_liveness;
 	unsigned long peer_seen;	/* jiffies when peer_liveness last moved */
+	bool storm;		/* the peer rings without reason: storm.c */
 	bool forced;		/* CLOSING: do not wait for the peer */
 	struct shunt_abi_member *own;	/* shared memory: our line */
 	struct shunt_abi_member *theirs;	/* shared memory: the peer's line */
@@ -252,6 +254,19 @@ extern struct net_device *shunt_napi_dev;	/* carries our NAPI instances; never r
 
 /* ---- devices: device.c ---- */
 
+#define SHUNT_STORM_VECTORS 2u	/* those a peer can ring and we listen to */
+
+struct shunt_storm {
+	int irq;		/* 0: not guarded */
+	u32 left;		/* doorbells until they are judged; the handler's */
+	u32 bells;		/* in the window */
+	unsigned long due;	/* jiffies until when so many are too many */
+	u64 moved;		/* frames moved until then */
+	bool masked;
+	unsigned long masked_at;
+	bool report;		/* shuntd is to be told */
+};
+
 struct shunt_device {
 	struct list_head list;		/* shunt_devices; shunt_mutex */
 	struct pci_dev *pdev;
@@ -268,6 +283,7 @@ struct shunt_device {
 	struct shunt_layout layout;
 	struct shunt_link *links;	/* one per other VM of the segment; they live as long as the device */
 	unsigned int n_links;
+	struct shunt_storm storm[SHUNT_STORM_VECTORS];
 };
 
 #define shunt_device_for_each_link(dev, link) \
@@ -279,6 +295,19 @@ int shunt_device_register(void);
 void shunt_device_unregister(void);
 void shunt_device_doorbell(struct shunt_device *dev, u16 member, u16 vector);
 struct shunt_link *shunt_device_link(struct shunt_device *dev, u32 peer_member);
+
+/* ---- doorbell storms: storm.c ---- */
+
+void shunt_storm_init(struct shunt_device *dev, unsigned int vector, int irq);
+void shunt_storm_judge(struct shunt_device *dev, unsigned int vector);
+void shunt_storm_tick(struct shunt_device *dev);
+
+/* A doorbell came. Context: the vector's interrupt handler. */
+static inline void shunt_storm_count(struct shunt_device *dev, unsigned int vector)
+{
+	if (unlikely(!--dev->storm[vector].left))
+		shunt_storm_judge(dev, vector);
+}
 
 /* ---- uplink: uplink.c ---- */
 
@@ -303,6 +332,7 @@ void shunt_uplink_kick(void);
 void shunt_uplink_device_added(struct shunt_device *dev);
 void shunt_uplink_device_failed(u32 bdf);
 void shunt_uplink_link_state(struct shunt_link *link);
+void shunt_uplink_storm(struct shunt_link *link);
 int shunt_uplink_attach(void);
 int shunt_uplink_detach(u32 reason);
 

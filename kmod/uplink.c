@@ -454,6 +454,7 @@ static void tick_work(struct work_struct *work)
 			shunt_link_tick(link);
 			linked |= link->state == SHUNT_ABI_LINK_UP;
 		}
+		shunt_storm_tick(dev);
 	}
 	shunt_refresh_tick(linked);
 	if (!list_empty(&shunt_devices))
@@ -480,6 +481,20 @@ void shunt_uplink_kick(void)
 void shunt_uplink_link_state(struct shunt_link *link)
 {
 	send_link_state(link->dev->hdr.segment_id, link->peer_member, link->epoch, link->state, link->reason);
+}
+
+/**
+ * shunt_uplink_storm() - tell shuntd that a peer rings without reason, for the first time or still
+ * @link: the link with it, whatever its state
+ *
+ * Context: shunt_mutex.
+ */
+void shunt_uplink_storm(struct shunt_link *link)
+{
+	/* one that breaks now says so itself; one that never was has no epoch to speak of */
+	if (link->epoch && !shunt_link_busy(link))
+		send_link_state(link->dev->hdr.segment_id, link->peer_member, link->epoch, SHUNT_ABI_LINK_BROKEN,
+				SHUNT_ABI_R_DOORBELLS);
 }
 
 /**
