@@ -9,7 +9,7 @@
 #include "daemon/log.h"
 #include "input.h"
 
-#define ROUNDS_MAX 64		/* of the event loop until it is idle */
+#define ROUNDS_MAX 4000		/* of the event loop until it is idle; a request of a client each */
 
 struct world world;
 void (*world_on_message)(const void *raw);
