@@ -10,6 +10,7 @@
  * It says what it does, a line a round.
  */
 #include <fcntl.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -73,7 +74,22 @@ static void *map_file(const char *path, size_t len, off_t at)
 	return p;
 }
 
-/* BAR 0 is smaller than a page, and shares it with the uplink's, which a driver holds: give it a page of its own. */
+static char config_path[256];
+static uint32_t old_bar;
+
+static void restore(int number)
+{
+	int fd = open(config_path, O_RDWR);
+
+	if (fd < 0 || lseek(fd, 0x10, SEEK_SET) < 0 || write(fd, &old_bar, 4) != 4)
+		_exit(1);
+	_exit(128 + number);
+}
+
+/*
+ * BAR 0 is smaller than a page, and shares it with the uplink's, which a driver holds: give it a page of its own,
+ * until SIGTERM.
+ */
 static void *map_registers(const char *base, uint64_t start)
 {
 	char path[256];
@@ -85,10 +101,13 @@ static void *map_registers(const char *base, uint64_t start)
 	page = map_file(path, 4096, 0);
 	if (page != MAP_FAILED)
 		return page + (start & 4095);
-	snprintf(path, sizeof(path), "%s/config", base);
-	fd = open(path, O_RDWR);
-	if (fd < 0 || pwrite(fd, &to, 4, 0x10) != 4)
-		die(path);
+	snprintf(config_path, sizeof(config_path), "%s/config", base);
+	fd = open(config_path, O_RDWR);
+	if (fd < 0 || pread(fd, &old_bar, 4, 0x10) != 4)
+		die(config_path);
+	signal(SIGTERM, restore);
+	if (pwrite(fd, &to, 4, 0x10) != 4)
+		die(config_path);
 	close(fd);
 	page = map_file("/dev/mem", 4096, FREE_ADDRESS);
 	if (page == MAP_FAILED)
@@ -200,14 +219,22 @@ static void garbage_frame(void)
 
 /* --- rounds --- */
 
-/* The victim says once that it is READY. Where our own garbage hit those words the epoch is guessed: it counts up. */
+/*
+ * The victim says once that it is READY. Where our own garbage hit those words its epoch is guessed, from the last one
+ * that was seen: it counts up with every link.
+ */
 static void join(uint32_t *epoch)
 {
+	static uint32_t seen, tries;
 	double until = now() + 1;
 
 	while ((victim->state != SHUNT_ABI_READY || victim->epoch == *epoch) && now() < until)
 		usleep(2000);
-	*epoch = victim->state == SHUNT_ABI_READY && victim->epoch - *epoch < 1000 ? victim->epoch : *epoch + 1;
+	*epoch = victim->epoch;
+	if (victim->state == SHUNT_ABI_READY && *epoch - seen < 1000)
+		seen = *epoch;
+	else
+		*epoch = seen + 1 + tries++ % 8;
 	prod = 0;
 	me->epoch = *epoch;
 	me->generation = chance();
@@ -256,7 +283,7 @@ static uint64_t garbage_word(void)
 /* One rule broken, or all; by single words, so that the victim meets them between any two of its looks. */
 static void forge(unsigned int kind)
 {
-	volatile uint64_t *words = (void *)mem;
+	volatile uint64_t *words = (void *)mem, *at;
 
 	switch (kind % 8) {
 	case 0:
@@ -280,8 +307,10 @@ static void forge(unsigned int kind)
 		me->state = (uint32_t)garbage_word();
 		me->epoch = (uint32_t)garbage_word();
 		break;
-	case 5:		/* header, members, directory */
-		words[chance() % 512] = garbage_word();
+	case 5:		/* header, members, directory; but seldom where the victim says that it is READY again */
+		at = &words[chance() % 512];
+		if (at < (volatile uint64_t *)victim || at >= (volatile uint64_t *)(victim + 1))
+			*at = garbage_word();
 		break;
 	case 6:		/* the other's words */
 		rx->prod = garbage_word();
