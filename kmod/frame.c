@@ -12,6 +12,7 @@
 #include <linux/ip.h>
 #include <linux/ipv6.h>
 #include <linux/netfilter_netdev.h>
+#include <linux/tcp.h>
 #include <net/ip.h>
 #include <net/ndisc.h>
 #include <net/xfrm.h>
@@ -23,6 +24,8 @@
 #define DHCP_CLIENT 68
 #define DHCP6_CLIENT 546
 #define DHCP6_SERVER 547
+
+#define ACK_MAX (ETH_HLEN + 60u + 60u)	/* the longest headers */
 
 /* What segments may keep: fragments and an Internet checksum still to be computed. */
 #define SEGMENT_FEATURES (NETIF_F_SG | NETIF_F_HIGHDMA | NETIF_F_HW_CSUM)
@@ -152,6 +155,34 @@ bool shunt_frame_plain(const struct sk_buff *skb)
 	if (skb_is_gso(skb))
 		return !(type & ~known) && (type & (SKB_GSO_TCPV4 | SKB_GSO_TCPV6));
 	return skb->ip_summed != CHECKSUM_PARTIAL || !skb_csum_is_sctp((struct sk_buff *)skb);
+}
+
+/**
+ * shunt_frame_is_ack() - is this a TCP segment without data?
+ * @frame: from the Ethernet header on
+ * @len: of the frame, all of it at @frame
+ *
+ * Used to tell streams from conversations, nothing more: a wrong answer costs speed. VLAN tags and IPv6
+ * extension headers are not looked behind.
+ * Context: any.
+ */
+bool shunt_frame_is_ack(const u8 *frame, u32 len)
+{
+	u32 ip_len, l4 = ETH_HLEN;
+
+	if (len > ACK_MAX || len < ETH_HLEN + sizeof(struct ipv6hdr))
+		return false;
+	if (get_unaligned_be16(frame + 12) == ETH_P_IP && frame[23] == IPPROTO_TCP) {
+		l4 += (frame[ETH_HLEN] & 15) * 4;
+		ip_len = get_unaligned_be16(frame + ETH_HLEN + 2);
+	} else if (get_unaligned_be16(frame + 12) == ETH_P_IPV6 && frame[20] == IPPROTO_TCP) {
+		l4 += sizeof(struct ipv6hdr);
+		ip_len = get_unaligned_be16(frame + ETH_HLEN + 4) + sizeof(struct ipv6hdr);
+	} else {
+		return false;
+	}
+	return len >= l4 + sizeof(struct tcphdr) &&
+	       ip_len + ETH_HLEN == l4 + (frame[l4 + 12] >> 4) * 4u;
 }
 
 static unsigned int transmit_segments(struct shunt_link *link, struct net_device *dev, struct sk_buff *skb)

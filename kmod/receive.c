@@ -13,10 +13,7 @@
  * several frames.
  */
 #include <linux/etherdevice.h>
-#include <linux/ip.h>
-#include <linux/ipv6.h>
 #include <linux/sched/clock.h>
-#include <linux/tcp.h>
 #include <linux/virtio_net.h>
 
 #include "compat/compat.h"
@@ -27,7 +24,6 @@
 #define LINEAR_HEAD 256u	/* of larger ones, this much */
 #define RELEASE_BYTES 32768u	/* give space back at least this often, so that both ends overlap */
 #define POLL_BYTES 262144u	/* taken by one poll: what the reader then copies out should still be in its cache */
-#define ACK_MAX (ETH_HLEN + 60u + 60u)
 
 static void stat_add(u64 *stat, u64 n)
 {
@@ -109,34 +105,6 @@ static struct net_device *frame_dev(struct shunt_link *link, const struct sk_buf
 	if (!from || !from->peer || from->peer != link->peer)
 		return NULL;
 	return shunt_nic_receiver(eth->h_dest);
-}
-
-/**
- * shunt_frame_is_ack() - is this a TCP segment without data?
- * @frame: from the Ethernet header on
- * @len: of the frame, all of it at @frame
- *
- * Used to tell streams from conversations, nothing more: a wrong answer costs speed. VLAN tags and IPv6
- * extension headers are not looked behind.
- * Context: any.
- */
-bool shunt_frame_is_ack(const u8 *frame, u32 len)
-{
-	u32 ip_len, l4 = ETH_HLEN;
-
-	if (len > ACK_MAX || len < ETH_HLEN + sizeof(struct ipv6hdr))
-		return false;
-	if (get_unaligned_be16(frame + 12) == ETH_P_IP && frame[23] == IPPROTO_TCP) {
-		l4 += (frame[ETH_HLEN] & 15) * 4;
-		ip_len = get_unaligned_be16(frame + ETH_HLEN + 2);
-	} else if (get_unaligned_be16(frame + 12) == ETH_P_IPV6 && frame[20] == IPPROTO_TCP) {
-		l4 += sizeof(struct ipv6hdr);
-		ip_len = get_unaligned_be16(frame + ETH_HLEN + 4) + sizeof(struct ipv6hdr);
-	} else {
-		return false;
-	}
-	return len >= l4 + sizeof(struct tcphdr) &&
-	       ip_len + ETH_HLEN == l4 + (frame[l4 + 12] >> 4) * 4u;
 }
 
 /* One record. False: it is malformed beyond refusing a frame, the peer is broken. */

@@ -135,6 +135,7 @@ void shunt_nic_describe(const struct shunt_nic *nic, char *buf, size_t size);
 /* ---- frames: frame.c ---- */
 
 enum shunt_net_cause shunt_frame_judge(struct shunt_nic *nic, const struct shunt_mac *to, struct sk_buff *skb);
+bool shunt_frame_is_ack(const u8 *frame, u32 len);
 bool shunt_frame_plain(const struct sk_buff *skb);
 unsigned int shunt_frame_transmit(struct shunt_link *link, struct net_device *dev, struct sk_buff *skb);
 
@@ -239,7 +240,6 @@ void shunt_transmit_complete(struct shunt_link *link);
 
 int shunt_receive_poll(struct napi_struct *napi, int budget);
 int shunt_receive_arm(struct shunt_link *link);
-bool shunt_frame_is_ack(const u8 *frame, u32 len);
 bool shunt_receive_ripe(struct shunt_link *link, u64 now, u64 *since);
 enum hrtimer_restart shunt_receive_window_timer(struct hrtimer *t);
 
