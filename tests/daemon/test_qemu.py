@@ -184,8 +184,8 @@ def test_peer_qemu_killed(w):
     check(f.LINK_CLOSE in kinds(a.messages()), "a is told")
     a.post(w, f.LINK_STATE, struct.pack("<QIIII", int(seg, 16), epoch, f.CLOSED, 2, 0))
     w.d.restart()
-    w.d.wait_any("state=parked")
-    equal(w.d.pair("a", "b")["epoch"], epoch + 1, "scrubbed")
+    w.d.wait_any(f"state=parked .*epoch={epoch + 1}")
+    equal(w.d.pair("a", "b")["epoch"], epoch + 1, "the epoch after scrubbing")
     equal(a.alive(), "running", "the survivor")
     equal(len(a.devices()), 2, "keeps its device")
 
