@@ -15,7 +15,10 @@
  * The window (spin_ns) is the time spent spinning without finding anything since the last
  * activity. It doubles when the next frame comes so soon after giving up that a window within
  * shunt_spin_max_us would have paid, and halves when even that would not have (a starved peer, for
- * one), but not below an eighth of shunt_spin_us.
+ * one), but not below an eighth of shunt_spin_us. Two ends that both sleep see each other's wake-ups in
+ * every gap and would find for ever that no window pays; so after spin_retry sleeps in vain one
+ * activity gets the full window. If that finds something it counts as a window that paid; if not, the
+ * next try waits twice as long.
  * shunt_spin_us=0 switches spinning off.
  *
  * Deferral. A NAPI poll that used up its budget while a task waits for the CPU gives the rest to the poller
@@ -33,6 +36,8 @@
 
 #define DEFER_NS (2 * NSEC_PER_MSEC)
 #define POLL_LINKS 8	/* links spun on at once; more take turns */
+#define RETRY_MIN 8u	/* sleeps in vain before the full window is tried */
+#define RETRY_MAX 256u
 
 static struct task_struct *poller;
 static DEFINE_SPINLOCK(hot_lock);
@@ -43,21 +48,38 @@ static u32 spin_max(void)
 	return READ_ONCE(shunt_spin_max_us) * NSEC_PER_USEC;
 }
 
+/* A window was too short, and no window within the bound would have paid: the one to spin for now. */
+static u32 shrink(struct shunt_link *link, u32 base)
+{
+	link->spin_ns = max(link->spin_ns / 2, base / 8);
+	if (++link->spin_vain < link->spin_retry)
+		return link->spin_ns;
+	link->spin_vain = 0;
+	link->spin_retry = min(link->spin_retry * 2, RETRY_MAX);
+	return spin_max();
+}
+
 static void adapt(struct shunt_link *link, u64 now)
 {
 	u32 base = READ_ONCE(shunt_spin_us) * NSEC_PER_USEC;
 
-	if (!link->spin_ns)
+	if (!link->spin_ns) {
 		link->spin_ns = base;
-	if (link->spin_slept) {
-		/* would a window up to the bound have seen this frame come? */
-		if (link->spin_ns + (now - link->spin_slept) < spin_max())
-			link->spin_ns = min(link->spin_ns * 2, spin_max());
-		else
-			link->spin_ns = max(link->spin_ns / 2, base / 8);
-		link->spin_slept = 0;
+		link->spin_retry = RETRY_MIN;
 	}
 	link->spin_left = link->spin_ns;
+	if (!link->spin_slept)
+		return;
+	/* would a window up to the bound have seen this frame come? */
+	if (link->spin_ns + (now - link->spin_slept) < spin_max()) {
+		link->spin_ns = min(link->spin_ns * 2, spin_max());
+		link->spin_left = link->spin_ns;
+		link->spin_vain = 0;
+		link->spin_retry = RETRY_MIN;
+	} else {
+		link->spin_left = shrink(link, base);
+	}
+	link->spin_slept = 0;
 }
 
 /**

@@ -314,8 +314,8 @@ int shunt_receive_poll(struct napi_struct *napi, int budget)
 		shunt_link_kick(link);	/* empty: the close may be complete */
 	if (!(work ? shunt_receive_arm(link) : shunt_consumer_arm(&link->rx)))
 		return budget;	/* something came: stay scheduled */
-	if (work)
-		shunt_poller_kick(link);
+	if (work || !skb_queue_empty_lockless(&link->held))
+		shunt_poller_kick(link);	/* more may come, or room for held frames */
 	napi_complete_done(napi, work);
 	return work;
 }

@@ -207,6 +207,8 @@ struct shunt_link {
 	u32 spin_ns;		/* adapted window */
 	u32 spin_left;
 	u64 spin_slept;		/* ktime ns when the last window ran out, 0: it did not */
+	u32 spin_vain;		/* sleeps since a window last paid or was tried in full */
+	u32 spin_retry;		/* try when it comes to this */
 	struct list_head hot;	/* poller's list; poller lock */
 	bool deferred;		/* the poller owns the SCHED bit of a poll to go on with; poller lock */
 	struct hrtimer defer;

@@ -288,6 +288,7 @@ unsigned int shunt_transmit(struct shunt_link *link, struct net_device *dev, str
 		verdict = hold(link, skb);
 		if (verdict == NF_STOLEN)
 			drain_locked(link, &done);	/* arms, or finds room after all */
+		napi_schedule(&link->napi);	/* has the poller look for room, sooner than a doorbell tells of it */
 	} else if (err != -EMSGSIZE) {
 		give_up(link);
 	}
