@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only OR MIT
 """What `shunt` says is so: which path and why, on host and in guests, for people and machines; and the knobs work."""
 import json
+import re
 
 from shuntlab.scenario import *
 from shuntlab.traffic import by_ring, is_up, link_up, peer, stats
@@ -161,6 +162,33 @@ def test_spin_knob(lab):
     expect_equal(polls[0], 0, "frames found by polling with spin_us=0")
     expect(bells[0] > 100, f"doorbells with spin_us=0: {bells[0]}")
     expect(polls[50] > 0, "nothing was found by polling with spin_us=50")
+
+
+def test_sleepers_wake_each_other(lab):
+    """Two ends that have both learned that spinning does not pay find out again that it does, within seconds."""
+    link_up(lab)
+    lab.vm2.serve("sockperf sr --tcp -p 11113", 11113)
+
+    def polled(seconds):
+        before = stats(lab.vm1, lab.vm2)
+        said = lab.vm1.sh(f"sockperf ping-pong -i {lab.vm2.ip} -p 11113 --tcp -m 64 -t {seconds}")
+        after = stats(lab.vm1, lab.vm2)
+        share = (after["polls"] - before["polls"]) / max(1, after["rx_frames"] - before["rx_frames"])
+        return share, float(re.search(r"avg-latency=([\d.]+)", said)[1])
+
+    for vm in lab.vms:
+        expect_equal(knob(vm, "spin_max_us", 1), "400", "spin_max_us")
+    asleep, one_way_us = polled(1)
+    for vm in lab.vms:      # longer than one wake-up takes, shorter than two
+        knob(vm, "spin_max_us", int(one_way_us * 1.25))
+    shares = []
+    try:
+        wait_until(lambda: shares.append(polled(1)[0]) or shares[-1] > 0.3, 40, "frames are found by polling again")
+    finally:
+        print(f"share of frames found by polling: {asleep:.2f} asleep at {one_way_us} us one way, then {shares}")
+        for vm in lab.vms:
+            knob(vm, "spin_max_us", 400)
+    expect(asleep < 0.3, f"they were not asleep: {asleep}")
 
 
 def test_hold_knob(lab):

@@ -9,6 +9,7 @@ from shuntlab.faults import *
 from shuntlab.scenario import *
 
 SETUP = {"vms": 3}
+OTHER_LABEL = 'labels = ( { vm = "vm3"; label = "other"; } );\n'
 
 
 def test_third_vm_holds_nothing(lab):
@@ -57,50 +58,31 @@ def test_third_vm_rings_nobody(lab):
 
 def test_foreign_process_refused(lab):
     """A process that is not the VM's QEMU gets nothing from a device socket; it is counted, and the plug goes on."""
-    if pair(lab, lab.vm1, lab.vm3).get("segment"):
-        lab.vm3.kill()      # so that it is plugged anew
-        lab.vm3.start()
-    lab.vm1.sh(f"ping -q -c 1 -W 5 {lab.vm3.ip}")       # the neighbour entry, while vm3 answers
-    refused = lab.host1.status()["refused_peers"]
-    qemu = lab.vm3.record["qemu"]["pid"]
+    wait_link(lab, lab.vm1, lab.vm3)        # so that shuntd remembers that the pair is worth a link
+    lab.vm3.kill()
     sockets = lambda: [p for p in lab.host1.dir.rglob("*") if p.is_socket() and "vms.d" not in p.parts  # noqa: E731
                        and p.name != "shuntd.sock"]
-    expect_equal(sockets(), [], "device sockets at rest")
-    with pinging(lab.vm1, lab.vm3, 0.01):
-        os.kill(qemu, signal.SIGSTOP)           # so that the socket stays open for a while
-        try:
-            path = wait_until(sockets, 20, "a device socket")[0]
-            with connect_unix(path) as client:
-                expect_equal(client.recv(1), b"", "what a foreign process is sent")
-            wait_until(lambda: lab.host1.status()["refused_peers"] == refused + 1, 5, "it is counted")
-        finally:
-            os.kill(qemu, signal.SIGCONT)
+    with contextlib.ExitStack() as stack:
+        with configured(lab, OTHER_LABEL):  # vm3 gets its uplink, and nothing else yet
+            lab.vm3.start()
+            wait_until(lambda: status(lab.vm3)["label"] == "other", 20, "vm3 is of another label")
+            expect_equal(sockets(), [], "device sockets at rest")
+            refused = lab.host1.status()["refused_peers"]
+            qemu = lab.vm3.record["qemu"]["pid"]
+            stack.callback(os.kill, qemu, signal.SIGCONT)
+            os.kill(qemu, signal.SIGSTOP)   # so that the socket stays open for a while
+        path = wait_until(sockets, 20, "a device socket")[0]
+        with connect_unix(path) as client:
+            expect_equal(client.recv(1), b"", "what a foreign process is sent")
+        wait_until(lambda: lab.host1.status()["refused_peers"] == refused + 1, 5, "it is counted")
     wait_link(lab, lab.vm1, lab.vm3)
-
-
-@contextlib.contextmanager
-def configured(lab, text):
-    """The daemon runs with other configuration for a while."""
-    path = lab.host1.dir / "shuntd.conf"
-    old = path.read_text()
-
-    def use(new):
-        path.write_text(new)
-        position = log_position(lab.host1)
-        os.kill(lab.host1.daemon_pid, signal.SIGHUP)
-        wait_log(lab.host1, position, "reload|config")
-    use(text)
-    try:
-        yield
-    finally:
-        use(old)
 
 
 def test_another_label(lab):
     """A VM of another label leaves every roster and loses its links; the network still carries it; and back again."""
     wait_link(lab, lab.vm1, lab.vm2)
     wait_link(lab, lab.vm1, lab.vm3)
-    with configured(lab, 'labels = ( { vm = "vm3"; label = "other"; } );\n'):
+    with configured(lab, OTHER_LABEL):
         with pinging(lab.vm3, lab.vm1), pinging(lab.vm2, lab.vm3):
             wait_until(lambda: not status(lab.vm3)["peers"], 10, "vm3 knows nobody")
             wait_until(lambda: not peer(lab.vm1, lab.vm3) and not peer(lab.vm2, lab.vm3), 10, "nobody knows vm3")

@@ -26,24 +26,6 @@ def enforced(lab, make, undo):
         lab.host1.sh(undo)
 
 
-@contextlib.contextmanager
-def configured(lab, text):
-    """The daemon runs with other configuration for a while."""
-    path = lab.host1.dir / "shuntd.conf"
-    old = path.read_text()
-
-    def use(new):
-        path.write_text(new)
-        position = log_position(lab.host1)
-        os.kill(lab.host1.daemon_pid, signal.SIGHUP)
-        wait_log(lab.host1, position, "config-loaded")
-    use(text)
-    try:
-        yield
-    finally:
-        use(old)
-
-
 def refused(lab, words):
     """The link is closed in order at both ends; host and guests say why and what to do."""
     for vm, other in ((lab.vm1, lab.vm2), (lab.vm2, lab.vm1)):

@@ -132,6 +132,24 @@ def wait_log(host, position, pattern, timeout=20):
                       every=0.002)
 
 
+@contextlib.contextmanager
+def configured(lab, text):
+    """shuntd runs with @text as its configuration for a while."""
+    path = lab.host1.dir / "shuntd.conf"
+    old = path.read_text()
+
+    def use(new):
+        path.write_text(new)
+        position = log_position(lab.host1)
+        os.kill(lab.host1.daemon_pid, signal.SIGHUP)
+        wait_log(lab.host1, position, "config-loaded")
+    use(text)
+    try:
+        yield
+    finally:
+        use(old)
+
+
 def tap_frames(lab, vm):
     """Frames that left a guest by its virtual NIC: those that took the network."""
     return int(host_of(lab, vm).sh(f"cat /sys/class/net/{vm.name}/statistics/rx_packets"))
