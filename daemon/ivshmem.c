@@ -97,6 +97,21 @@ static int on_conn(sd_event_source *s, int fd, uint32_t revents, void *userdata)
 	return 0;
 }
 
+/**
+ * ivshmem_watch() - Keep a connection that was greeted, until its other side closes it
+ * @e: whose; a former connection is closed
+ * @sock: taken
+ *
+ * Returns 0 or a negative errno.
+ */
+int ivshmem_watch(struct end *e, int sock)
+{
+	e->conn_io = sd_event_source_disable_unref(e->conn_io);
+	shunt_close(&e->conn_fd);
+	e->conn_fd = sock;
+	return sd_event_add_io(e->vm->d->event, &e->conn_io, e->conn_fd, EPOLLIN, on_conn, e);
+}
+
 static int accept_one(struct end *e)
 {
 	_cleanup_close_ int sock = accept4(e->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
@@ -109,9 +124,7 @@ static int accept_one(struct end *e)
 	r = ivshmem_greet(e, sock);
 	if (r)
 		return r;
-	shunt_close(&e->conn_fd);
-	e->conn_fd = shunt_take_fd(&sock);
-	return sd_event_add_io(e->vm->d->event, &e->conn_io, e->conn_fd, EPOLLIN, on_conn, e);
+	return ivshmem_watch(e, shunt_take_fd(&sock));
 }
 
 static int on_connect(sd_event_source *s, int fd, uint32_t revents, void *userdata)

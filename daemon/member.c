@@ -100,22 +100,6 @@ static void refuse(struct vm *vm, int sock, const struct ucred *who, const char 
 
 /* --- a process comes --- */
 
-/* QEMU never sends anything. The end of the connection changes nothing: the process counts. */
-static int on_conn(sd_event_source *s, int fd, uint32_t revents, void *userdata)
-{
-	struct end *e = userdata;
-	char buf[64];
-	ssize_t n = recv(fd, buf, sizeof(buf), MSG_DONTWAIT);
-
-	(void)s;
-	(void)revents;
-	if (n > 0 || (n < 0 && errno == EAGAIN))
-		return 0;
-	e->conn_io = sd_event_source_disable_unref(e->conn_io);
-	shunt_close(&e->conn_fd);
-	return 0;
-}
-
 /* The process that connected may have exited and its number be somebody else's: then the connection is over. */
 static bool still_there(int sock)
 {
@@ -142,10 +126,8 @@ static int let_in(struct vm *vm, int sock, pid_t pid)
 		return r;
 	}
 	group_member_here(vm);
-	e->conn_io = sd_event_source_disable_unref(e->conn_io);
-	shunt_close(&e->conn_fd);
-	e->conn_fd = dup(sock);
-	return e->conn_fd < 0 ? 0 : sd_event_add_io(vm->d->event, &e->conn_io, e->conn_fd, EPOLLIN, on_conn, e);
+	sock = dup(sock);
+	return sock < 0 ? 0 : ivshmem_watch(e, sock);
 }
 
 static int on_connect(sd_event_source *s, int fd, uint32_t revents, void *userdata)

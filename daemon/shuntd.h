@@ -269,6 +269,7 @@ int ivshmem_listen(struct end *e);
 void ivshmem_unlisten(struct end *e);
 void ivshmem_path(const struct end *e, char *buf, size_t size);
 int ivshmem_greet(const struct end *e, int sock);
+int ivshmem_watch(struct end *e, int sock);
 
 /* plug.c */
 void plug_end(struct end *e, struct vm *vm, struct segment *seg, unsigned int member);
