@@ -56,7 +56,16 @@ static u32 shrink(struct shunt_link *link, u32 base)
 		return link->spin_ns;
 	link->spin_vain = 0;
 	link->spin_retry = min(link->spin_retry * 2, RETRY_MAX);
+	link->spin_trying = true;
 	return spin_max();
+}
+
+/* A window of @ns would have paid, or did. */
+static void grow(struct shunt_link *link, u32 ns)
+{
+	link->spin_ns = min(ns, spin_max());
+	link->spin_vain = 0;
+	link->spin_retry = RETRY_MIN;
 }
 
 static void adapt(struct shunt_link *link, u64 now)
@@ -72,10 +81,8 @@ static void adapt(struct shunt_link *link, u64 now)
 		return;
 	/* would a window up to the bound have seen this frame come? */
 	if (link->spin_ns + (now - link->spin_slept) < spin_max()) {
-		link->spin_ns = min(link->spin_ns * 2, spin_max());
+		grow(link, link->spin_ns * 2);
 		link->spin_left = link->spin_ns;
-		link->spin_vain = 0;
-		link->spin_retry = RETRY_MIN;
 	} else {
 		link->spin_left = shrink(link, base);
 	}
@@ -206,12 +213,17 @@ static u64 steal_now(void)
 static void let_go(struct shunt_link *link, bool expired)
 {
 	if (has_work(link) || !shunt_receive_arm(link)) {
-		if (!expired)
+		if (!expired) {
 			link->stats.polls++;
+			if (link->spin_trying)
+				grow(link, spin_max());
+		}
+		link->spin_trying = false;
 		__napi_schedule(&link->napi);
 		return;
 	}
 	if (expired) {
+		link->spin_trying = false;
 		link->spin_slept = local_clock();
 	} else {
 		spin_lock(&hot_lock);

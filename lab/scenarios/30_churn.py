@@ -104,20 +104,20 @@ def either(lab, number):
     return lab.vms[number % 2]
 
 
-@limit(soak(300, 240))
+@limit(soak(1800, 240))
 def test_detach_guest(lab):
     """`shunt detach` and `attach` in either guest under load: no byte lost, no reset, the link comes back."""
     churn(lab, lambda n: either(lab, n).shunt("detach"), lambda n: either(lab, n).shunt("attach"))
 
 
-@limit(soak(300, 240))
+@limit(soak(1800, 240))
 def test_detach_host(lab):
     """The same by the host's `shunt detach VM` and `attach VM`."""
     churn(lab, lambda n: lab.host1.shunt("detach", either(lab, n).name),
           lambda n: lab.host1.shunt("attach", either(lab, n).name))
 
 
-@limit(soak(300, 240))
+@limit(soak(1800, 240))
 def test_module_reload(lab):
     """The same by rmmod and insmod in either guest."""
     churn(lab, lambda n: either(lab, n).module(False), lambda n: either(lab, n).module(True))

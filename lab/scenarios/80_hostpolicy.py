@@ -2,10 +2,8 @@
 """What an operator enforces on taps and bridges is not bypassed; bridges keep knowing where guests are."""
 import contextlib
 import io
-import os
 import pathlib
 import re
-import signal
 import subprocess
 import tarfile
 
