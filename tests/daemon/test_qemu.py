@@ -180,10 +180,13 @@ def test_peer_qemu_killed(w):
     b.kill()
     w.d.wait_any("vm-exited vm=b")
     w.d.wait_any("state=closing")
-    seg, epoch = (w.d.pair("a", "b")[k] for k in ("segment", "epoch"))
+    before = w.d.pair("a", "b")
+    seg, epoch = before["segment"], before["epoch"]
     check(f.LINK_CLOSE in kinds(a.messages()), "a is told")
-    a.post(w, f.LINK_STATE, struct.pack("<QIIII", int(seg, 16), epoch, f.CLOSED, 2, 0))
-    w.d.restart()
+    w.d.kill9()     # first: it must not take the answer, and forget it
+    other = 2 if before["a"] == "a" else 1    # b's number on the segment
+    a.post(w, f.LINK_STATE, struct.pack("<QIIII", int(seg, 16), epoch, f.CLOSED, 0, other))
+    w.d.start()
     w.d.wait_any(f"state=parked .*epoch={epoch + 1}")
     equal(w.d.pair("a", "b")["epoch"], epoch + 1, "the epoch after scrubbing")
     equal(a.alive(), "running", "the survivor")
