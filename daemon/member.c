@@ -126,7 +126,7 @@ static int let_in(struct vm *vm, int sock, pid_t pid)
 		return r;
 	}
 	group_member_here(vm);
-	sock = dup(sock);
+	sock = dup(sock);	/* without one nothing is lost: it is the process that is watched */
 	return sock < 0 ? 0 : ivshmem_watch(e, sock);
 }
 

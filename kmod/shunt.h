@@ -209,7 +209,7 @@ struct shunt_link {
 	u64 spin_slept;		/* ktime ns when the last window ran out, 0: it did not */
 	u32 spin_vain;		/* sleeps since a window last paid or was tried in full */
 	u32 spin_retry;		/* try when it comes to this */
-	bool spin_trying;	/* this is such a try */
+	bool spin_trying;	/* one is due or under way, until a spin ends */
 	struct list_head hot;	/* poller's list; poller lock */
 	bool deferred;		/* the poller owns the SCHED bit of a poll to go on with; poller lock */
 	struct hrtimer defer;
